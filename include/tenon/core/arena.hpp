@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Memory that is taken once and used again: a training step allocates nothing after the first.
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+#include <utility>
+#include <vector>
+
+#if defined(__linux__)
+#  include <sys/mman.h>
+#endif
+
+#include <tenon/core/config.hpp>
+#include <tenon/core/error.hpp>
+#include <tenon/core/view.hpp>
+
+namespace tenon {
+
+/// Zeroed, page-aligned memory from the operating system; asks for huge pages. Untouched pages cost nothing.
+/// @error error(out_of_memory) with the number of bytes
+class memory_block {
+ public:
+  memory_block() = default;
+  explicit memory_block(std::size_t bytes) : length(bytes) {
+    if (!bytes) return;
+    constexpr std::size_t huge = std::size_t(2) << 20;
+    std::size_t const align = bytes >= huge ? huge : 4096;
+    length = (bytes + align - 1) / align * align;
+    pointer = static_cast<std::byte*>(std::aligned_alloc(align, length));
+    if (!pointer)
+      throw error(errc::out_of_memory, "tenon::memory_block: the system has no " + std::to_string(bytes) +
+                                           " bytes to give. Fix: a smaller batch, context or model.");
+#if defined(__linux__)
+    if (bytes >= huge) madvise(pointer, length, MADV_HUGEPAGE);
+#endif
+    // aligned_alloc may hand back used memory for small blocks; large ones are fresh mappings and read as zero.
+    if (bytes < (std::size_t(64) << 20)) zero(pointer, length);
+  }
+  memory_block(memory_block&& o) noexcept : pointer(std::exchange(o.pointer, nullptr)), length(std::exchange(o.length, 0)) {}
+  memory_block& operator=(memory_block&& o) noexcept {
+    std::swap(pointer, o.pointer);
+    std::swap(length, o.length);
+    return *this;
+  }
+  ~memory_block() { std::free(pointer); }
+  std::byte* data() const { return pointer; }
+  std::size_t size() const { return length; }
+
+ private:
+  static void zero(std::byte* p, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) p[i] = std::byte{0};
+  }
+  std::byte* pointer = nullptr;
+  std::size_t length = 0;
+};
+
+/// A stack of memory. `allocate` moves the top up, `release(mark())` moves it back; blocks taken from the system are
+/// kept, so a second run of the same work takes none. One thread at a time. Memory is not zeroed.
+class arena {
+ public:
+  struct position {
+    std::size_t block = 0, offset = 0;
+  };
+  explicit arena(std::size_t block_bytes = std::size_t(32) << 20) : least(block_bytes) {}
+  arena(arena const&) = delete;
+  arena& operator=(arena const&) = delete;
+
+  /// `count` values of T, aligned to a cache line; valid until a release below them.
+  template <class T>
+  T* allocate(index_t count) {
+    return reinterpret_cast<T*>(take(std::size_t(count) * sizeof(T)));
+  }
+  template <class T>
+  matrix_view<T> allocate_matrix(index_t rows, index_t cols) {
+    return matrix(allocate<T>(rows * cols), rows, cols);
+  }
+  position mark() const { return top; }
+  void release(position p) { top = p; }
+  /// Bytes held from the system.
+  std::size_t bytes_reserved() const {
+    std::size_t n = 0;
+    for (auto const& b : blocks) n += b.size();
+    return n;
+  }
+  /// How often the system was asked for memory.
+  std::size_t system_allocations() const { return blocks.size(); }
+
+ private:
+  std::byte* take(std::size_t bytes) {
+    bytes = (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
+    while (top.block < blocks.size() && top.offset + bytes > blocks[top.block].size()) top = {top.block + 1, 0};
+    if (top.block == blocks.size()) blocks.emplace_back(bytes > least ? bytes : least);
+    std::byte* p = blocks[top.block].data() + top.offset;
+    top.offset += bytes;
+    return p;
+  }
+  std::vector<memory_block> blocks;
+  position top;
+  std::size_t least;
+};
+
+/// Gives back, at the end of a C++ scope, what was allocated from an arena within it.
+class arena_scope {
+ public:
+  explicit arena_scope(arena& a) : owner(a), begin(a.mark()) {}
+  ~arena_scope() { owner.release(begin); }
+  arena_scope(arena_scope const&) = delete;
+  arena_scope& operator=(arena_scope const&) = delete;
+
+ private:
+  arena& owner;
+  arena::position begin;
+};
+
+}  // namespace tenon

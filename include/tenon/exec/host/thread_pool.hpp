@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <tenon/core/config.hpp>
+#include <tenon/core/view.hpp>
+
+namespace tenon::exec {
+
+/// Fork-join: `run` calls a function once on each of `size()` threads, the caller being thread 0, and returns when all
+/// have returned. Workers spin briefly, then sleep. A pool belongs to one rank: several ranks in one process each have
+/// their own and share nothing. Which thread does what never changes a result: tasks write disjoint memory.
+/// An exception thrown by the function on any thread is rethrown by `run`.
+class thread_pool {
+ public:
+  explicit thread_pool(int threads) : count(threads < 1 ? 1 : threads) {
+    for (int t = 1; t < count; ++t) workers.emplace_back([this, t] { work(t); });
+  }
+  ~thread_pool() {
+    stopping.store(true, std::memory_order_relaxed);
+    launch();
+    for (auto& w : workers) w.join();
+  }
+  thread_pool(thread_pool const&) = delete;
+  thread_pool& operator=(thread_pool const&) = delete;
+
+  int size() const { return count; }
+
+  /// function(thread) on every thread. Not reentrant: a call from within `function` runs on the calling thread alone.
+  template <class Function>
+  void run(Function&& function) {
+    if (count == 1 || busy) {
+      for (int t = 0; t < count; ++t) function(t);
+      return;
+    }
+    busy = true;
+    task = [](void* f, int t) { (*static_cast<std::remove_reference_t<Function>*>(f))(t); };
+    argument = const_cast<void*>(static_cast<void const*>(std::addressof(function)));
+    remaining.store(count - 1, std::memory_order_relaxed);
+    launch();
+    guarded(0);
+    for (int spin = 0; remaining.load(std::memory_order_acquire) != 0;) {
+      if (++spin < spins_before_sleep) pause();
+      else {
+        int const left = remaining.load(std::memory_order_acquire);
+        if (left) remaining.wait(left, std::memory_order_acquire);
+      }
+    }
+    busy = false;
+    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+  }
+
+  /// function(i) for i in [0, n), handed out one by one to whichever thread is free.
+  template <class Function>
+  void for_each(index_t n, Function&& function) {
+    if (n <= 0) return;
+    if (count == 1 || n == 1) {
+      for (index_t i = 0; i < n; ++i) function(i);
+      return;
+    }
+    std::atomic<index_t> next{0};
+    run([&](int) {
+      for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) function(i);
+    });
+  }
+
+  /// function(begin, end) over [0, n) cut into pieces of `grain`, handed out to whichever thread is free.
+  template <class Function>
+  void for_range(index_t n, index_t grain, Function&& function) {
+    index_t const pieces = (n + grain - 1) / grain;
+    for_each(pieces, [&](index_t p) { function(p * grain, p * grain + grain < n ? p * grain + grain : n); });
+  }
+
+ private:
+  static constexpr int spins_before_sleep = 4000;  // about 40 us with `pause`: longer than the gap between two ops
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+  }
+  void launch() {
+    generation.fetch_add(1, std::memory_order_release);
+    generation.notify_all();
+  }
+  void guarded(int t) {
+    try {
+      task(argument, t);
+    } catch (...) {
+      std::lock_guard lock(failure_mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  }
+  void work(int t) {
+    for (unsigned seen = 0;;) {
+      for (int spin = 0; generation.load(std::memory_order_acquire) == seen;) {
+        if (++spin < spins_before_sleep) pause();
+        else generation.wait(seen, std::memory_order_acquire);
+      }
+      ++seen;
+      if (stopping.load(std::memory_order_relaxed)) return;
+      guarded(t);
+      if (remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) remaining.notify_one();
+    }
+  }
+
+  int count;
+  bool busy = false;
+  void (*task)(void*, int) = nullptr;
+  void* argument = nullptr;
+  std::exception_ptr failure;
+  std::mutex failure_mutex;
+  alignas(cache_line_bytes) std::atomic<unsigned> generation{0};
+  alignas(cache_line_bytes) std::atomic<int> remaining{0};
+  std::atomic<bool> stopping{false};
+  std::vector<std::thread> workers;
+};
+
+}  // namespace tenon::exec

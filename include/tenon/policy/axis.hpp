@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <concepts>
+#include <type_traits>
+
+namespace tenon {
+
+// One tag per axis. A policy is a plain struct that names its axis: `using axis = precision_axis;`.
+struct data_axis {};
+struct zero_axis {};
+struct tensor_axis {};
+struct sequence_axis {};
+struct context_axis {};
+struct pipeline_axis {};
+struct expert_axis {};
+struct communicator_axis {};
+struct device_axis {};
+struct arithmetic_axis {};
+struct precision_axis {};
+struct layout_axis {};
+struct kv_axis {};
+struct memory_axis {};
+struct optimizer_axis {};
+
+/// P answers the question that Axis asks.
+template <class P, class Axis>
+concept PolicyOn = std::same_as<typename P::axis, Axis>;
+/// A type that answers some axis.
+template <class P>
+concept Policy = requires { typename P::axis; };
+
+}  // namespace tenon

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Ranges around operations: name, time, floating point operations and bytes moved.
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+namespace tenon::profile {
+
+/// What an operation does, by count: the numbers a roofline needs.
+struct work {
+  double flops = 0;
+  double bytes = 0;
+};
+struct event {
+  char const* name;  // a string literal
+  std::int64_t begin_ns, end_ns;
+  work done;
+  int depth;
+};
+/// Collects events of one rank; not thread-safe (operations are recorded by the thread that calls them).
+class recorder {
+ public:
+  std::vector<event> events;
+  int depth = 0;
+  std::int64_t now() const {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+};
+/// Records from construction to destruction; with a null recorder it is one comparison.
+class range {
+ public:
+  range(recorder* r, char const* name, work done = {}) : target(r) {
+    if (target) pending = {name, target->now(), 0, done, target->depth++};
+  }
+  ~range() {
+    if (!target) return;
+    pending.end_ns = target->now();
+    --target->depth;
+    target->events.push_back(pending);
+  }
+  range(range const&) = delete;
+  range& operator=(range const&) = delete;
+
+ private:
+  recorder* target;
+  event pending{};
+};
+
+}  // namespace tenon::profile
