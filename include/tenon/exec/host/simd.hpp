@@ -25,6 +25,10 @@ inline constexpr char const* instruction_set = TENON_SIMD_AVX512() ? "avx512" : 
 
 #if TENON_SIMD_AVX512()
 
+// The maskz forms below stand for the plain ones, whose undefined pass-through operand makes g++ 12 warn.
+namespace detail {
+inline constexpr __mmask16 all_lanes = 0xffff;
+}
 struct i32x16 { __m512i v; };
 struct mask16 { __mmask16 v; };
 struct f32x16 { __m512 v; };
@@ -33,11 +37,11 @@ TENON_ALWAYS_INLINE f32x16 broadcast(float x) { return {_mm512_set1_ps(x)}; }
 TENON_ALWAYS_INLINE f32x16 load(float const* p) { return {_mm512_loadu_ps(p)}; }
 TENON_ALWAYS_INLINE void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a.v); }
 TENON_ALWAYS_INLINE f32x16 load(bf16 const* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(p))), 16))};
+  return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(detail::all_lanes, _mm512_maskz_cvtepu16_epi32(detail::all_lanes, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p))), 16))};
 }
-TENON_ALWAYS_INLINE f32x16 load(fp16 const* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)))}; }
+TENON_ALWAYS_INLINE f32x16 load(fp16 const* p) { return {_mm512_maskz_cvtph_ps(detail::all_lanes, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)))}; }
 TENON_ALWAYS_INLINE void store(fp16* p, f32x16 a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(detail::all_lanes, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 TENON_ALWAYS_INLINE f32x16 operator+(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 TENON_ALWAYS_INLINE f32x16 operator-(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -45,8 +49,8 @@ TENON_ALWAYS_INLINE f32x16 operator*(f32x16 a, f32x16 b) { return {_mm512_mul_ps
 TENON_ALWAYS_INLINE f32x16 operator/(f32x16 a, f32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 /// a * b + c, rounded once.
 TENON_ALWAYS_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-TENON_ALWAYS_INLINE f32x16 sqrt(f32x16 a) { return {_mm512_sqrt_ps(a.v)}; }
-/// a < b ? b : a, lane by lane (the second operand's NaN is kept, the first one's is dropped).
+TENON_ALWAYS_INLINE f32x16 sqrt(f32x16 a) { return {_mm512_maskz_sqrt_ps(detail::all_lanes, a.v)}; }
+/// a < b ? b : a, lane by lane (the first operand's NaN is kept, the second one's is dropped).
 TENON_ALWAYS_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), b.v, a.v)}; }
 TENON_ALWAYS_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(b.v, a.v, _CMP_NLT_UQ), b.v, a.v)}; }
 TENON_ALWAYS_INLINE mask16 operator<(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
@@ -56,9 +60,9 @@ TENON_ALWAYS_INLINE mask16 is_nan(f32x16 a) { return {_mm512_cmp_ps_mask(a.v, a.
 TENON_ALWAYS_INLINE f32x16 select(mask16 m, f32x16 a, f32x16 b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
 /// Lanes 0 .. n-1 set.
 TENON_ALWAYS_INLINE mask16 first_lanes(int n) { return {__mmask16(n >= 16 ? 0xffffu : (1u << n) - 1u)}; }
-TENON_ALWAYS_INLINE f32x16 round(f32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-TENON_ALWAYS_INLINE i32x16 to_int(f32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
-TENON_ALWAYS_INLINE f32x16 to_float(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+TENON_ALWAYS_INLINE f32x16 round(f32x16 a) { return {_mm512_maskz_roundscale_ps(detail::all_lanes, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+TENON_ALWAYS_INLINE i32x16 to_int(f32x16 a) { return {_mm512_maskz_cvtps_epi32(detail::all_lanes, a.v)}; }
+TENON_ALWAYS_INLINE f32x16 to_float(i32x16 a) { return {_mm512_maskz_cvtepi32_ps(detail::all_lanes, a.v)}; }
 TENON_ALWAYS_INLINE i32x16 bits(f32x16 a) { return {_mm512_castps_si512(a.v)}; }
 TENON_ALWAYS_INLINE f32x16 from_bits(i32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 TENON_ALWAYS_INLINE i32x16 broadcast_int(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
@@ -68,10 +72,10 @@ TENON_ALWAYS_INLINE i32x16 operator-(i32x16 a, i32x16 b) { return {_mm512_sub_ep
 TENON_ALWAYS_INLINE i32x16 operator&(i32x16 a, i32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
 TENON_ALWAYS_INLINE i32x16 operator|(i32x16 a, i32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
 TENON_ALWAYS_INLINE i32x16 operator^(i32x16 a, i32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
-template <int N> TENON_ALWAYS_INLINE i32x16 shift_left(i32x16 a) { return {_mm512_slli_epi32(a.v, N)}; }
-template <int N> TENON_ALWAYS_INLINE i32x16 shift_right(i32x16 a) { return {_mm512_srli_epi32(a.v, N)}; }
+template <int N> TENON_ALWAYS_INLINE i32x16 shift_left(i32x16 a) { return {_mm512_maskz_slli_epi32(detail::all_lanes, a.v, N)}; }
+template <int N> TENON_ALWAYS_INLINE i32x16 shift_right(i32x16 a) { return {_mm512_maskz_srli_epi32(detail::all_lanes, a.v, N)}; }
 /// Writes the low 16 bits of each lane.
-TENON_ALWAYS_INLINE void store_low_halves(std::uint16_t* p, i32x16 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, a.v)); }
+TENON_ALWAYS_INLINE void store_low_halves(std::uint16_t* p, i32x16 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(detail::all_lanes, a.v)); }
 TENON_ALWAYS_INLINE i32x16 select(mask16 m, i32x16 a, i32x16 b) { return {_mm512_mask_blend_epi32(m.v, b.v, a.v)}; }
 TENON_ALWAYS_INLINE void prefetch(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T0); }
 
