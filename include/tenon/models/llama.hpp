@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <cmath>
+#include <string>
+
+#include <tenon/models/check.hpp>
+#include <tenon/nn/transformer.hpp>
+
+namespace tenon {
+
+/// The shape of a Llama. All zero: known at run time only.
+/// @source Touvron et al. 2023, arXiv:2302.13971
+struct llama_config {
+  index_t layers = 0;
+  index_t width = 0;
+  index_t heads = 0;
+  index_t kv_heads = 0;    ///< 0: as many as heads
+  index_t hidden = 0;      ///< of the mlp; 0: 8/3 x width, rounded up to a multiple of 32
+  index_t context = 0;
+  index_t vocabulary = 32000;
+  float rope_base = 10000;
+  bool qkv_bias = false;   ///< Qwen 2 has them
+  bool tied = false;
+  float epsilon = 1e-5f;
+  index_t window = 0;      ///< sliding window of Mistral; 0: none
+  float dropout = 0;
+  bool operator==(llama_config const&) const = default;
+};
+
+namespace models {
+
+/// Llama, Qwen 2 and Mistral shapes: RMSNorm, rotary positions, grouped queries, SwiGLU. `llama<>` takes its shape at
+/// run time. Parameter names are those of the published checkpoints.
+template <llama_config Config = llama_config{}>
+struct llama {
+  using config_type = llama_config;
+  using network_type = nn::transformer<nn::rms_norm>;
+  static constexpr char const* name = "llama";
+  static constexpr llama_config config = Config;
+  static constexpr bool is_static = Config != llama_config{};
+
+  static constexpr char const* problem(llama_config const& c) {
+    if (char const* p = detail::shape_problem(c.layers, c.width, c.heads, c.kv_heads ? c.kv_heads : c.heads, c.context,
+                                              c.vocabulary))
+      return p;
+    if ((c.width / c.heads) % 2 != 0)
+      return "tenon::models: the head width is odd; rotary positions turn pairs of features. Fix: an even width / heads.";
+    return nullptr;
+  }
+  template <Arithmetic Order>
+  static network_type network(llama_config const& c);
+};
+
+template <llama_config Config>
+template <Arithmetic Order>
+typename llama<Config>::network_type llama<Config>::network(llama_config const& c) {
+  index_t const head_width = c.width / c.heads, kv_heads = c.kv_heads ? c.kv_heads : c.heads;
+  index_t const hidden = c.hidden ? c.hidden : round_up(ceil_div(8 * c.width, 3), 32);
+  index_t const group_leaf = Order::head_leaf(head_width * (c.heads / kv_heads)), kv_leaf = Order::head_leaf(head_width);
+  index_t const kv_width = kv_heads * head_width, hidden_leaf = Order::feature_leaf(hidden);
+  float const residual_stddev = 0.02f / std::sqrt(2.0f * float(c.layers));
+  network_type net;
+  net.embedding = {"model.embed_tokens", "", c.vocabulary, c.width, 0};
+  net.embedding_dropout = c.dropout;
+  net.layers.name = "model.layers";
+  for (index_t i = 0; i < c.layers; ++i) {
+    nn::self_attention attention{.query_heads = int(c.heads),
+                                 .kv_heads = int(kv_heads),
+                                 .head_width = int(head_width),
+                                 .window = c.window,
+                                 .rope = {c.rope_base, ops::rope_pairing::half}};
+    attention.qkv = {c.width,
+                     {{"q_proj", c.width}, {"k_proj", kv_width}, {"v_proj", kv_width}},
+                     c.qkv_bias,
+                     0,
+                     {{c.width, group_leaf}, {kv_width, kv_leaf}, {kv_width, kv_leaf}}};
+    attention.projection = {c.width, {{"o_proj", c.width}}, false, group_leaf, {}, residual_stddev};
+    nn::mlp mlp{.activation = ops::activation_kind::silu, .gated = true};
+    mlp.up = {c.width, {{"gate_proj", hidden}, {"up_proj", hidden}}, false, 0, {{hidden, hidden_leaf}, {hidden, hidden_leaf}}};
+    mlp.down = {hidden, {{"down_proj", c.width}}, false, hidden_leaf, {}, residual_stddev};
+    std::string const stream = "model.layers." + std::to_string(i);
+    nn::rms_norm const norm{c.width, c.epsilon};
+    net.layers.layers.push_back(
+        {{"input_layernorm", "self_attn", norm, attention, c.dropout, stream + ".self_attn.dropout"},
+         {"post_attention_layernorm", "mlp", norm, mlp, c.dropout, stream + ".mlp.dropout"}});
+  }
+  net.final_norm_name = "model.norm";
+  net.final_norm = {c.width, c.epsilon};
+  net.tied = c.tied;
+  net.head_name = "lm_head";
+  return net;
+}
+
+}  // namespace models
+}  // namespace tenon

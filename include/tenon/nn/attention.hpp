@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <tenon/nn/linear.hpp>
+#include <tenon/ops/attention.hpp>
+#include <tenon/ops/rope.hpp>
+
+namespace tenon::nn {
+
+/// Rotary position embedding of queries and keys; `base` 0: none.
+struct rope_options {
+  float base = 0;
+  ops::rope_pairing pairing = ops::rope_pairing::half;
+};
+
+/// Causal self-attention with grouped queries: one fused projection to q, k and v, attention, one projection back.
+/// @shape x, y [t, width]   @test tests/nn/blocks_test.cpp
+struct self_attention {
+  int query_heads = 1, kv_heads = 1, head_width = 1;
+  index_t window = 0;    ///< 0: every earlier token is seen
+  float soft_cap = 0;    ///< 0: none
+  rope_options rope{};
+  linear qkv;            ///< pieces q, k and v, or one piece that holds all three
+  linear projection;
+
+  template <class T>
+  struct parameters {
+    linear::parameters<T> qkv, projection;
+  };
+  template <class T>
+  struct saved {
+    matrix_view<T> qkv;                ///< [t, (query_heads + 2 kv_heads) head_width], after rope
+    matrix_view<T> heads;              ///< [t, query_heads head_width]
+    matrix_view<float> log_sum_exp;    ///< [query_heads, t]
+  };
+  template <class T>
+  parameters<T> bind(binder<T>& b) const {
+    auto const first = qkv.bind(b);
+    return {first, projection.bind(b)};
+  }
+  index_t query_width() const { return index_t(query_heads) * head_width; }
+  index_t kv_width() const { return index_t(kv_heads) * head_width; }
+
+  /// y = residual + attention(x)
+  template <class Pass, class T>
+  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
+               matrix_view<T> y, saved<T>& s) const {
+    s.qkv = pass.template allocate<T>(query_width() + 2 * kv_width(), true);
+    s.heads = pass.template allocate<T>(query_width(), true);
+    s.log_sum_exp = pass.saved.template allocate_matrix<float>(query_heads, pass.tokens());
+    qkv.forward(pass, p.qkv, x, s.qkv);
+    rotate(pass, s.qkv, false);
+    ops::attention_forward(pass.exec, ops::attention_forward_args<T>{.q = q_of<T const>(s.qkv),
+                                                                     .k = k_of<T const>(s.qkv),
+                                                                     .v = v_of<T const>(s.qkv),
+                                                                     .out = s.heads,
+                                                                     .log_sum_exp = s.log_sum_exp,
+                                                                     .sequence_begins = pass.sequence_begins,
+                                                                     .options = options(pass)});
+    projection.forward(pass, p.projection, as_const(s.heads), y, {.residual = residual});
+  }
+
+  /// d_x is overwritten; it does not hold the residual's gradient.
+  template <class Pass, class T>
+  void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T> const& s,
+                matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T> d_x) const {
+    arena_scope scope(pass.exec.scratch());
+    auto const d_heads = pass.template allocate<T>(query_width(), false);
+    auto const d_qkv = pass.template allocate<T>(query_width() + 2 * kv_width(), false);
+    projection.backward(pass, p.projection, g.projection, as_const(s.heads), d_y, d_heads);
+    ops::attention_backward(pass.exec, ops::attention_backward_args<T>{.q = q_of<T const>(s.qkv),
+                                                                       .k = k_of<T const>(s.qkv),
+                                                                       .v = v_of<T const>(s.qkv),
+                                                                       .out = s.heads,
+                                                                       .log_sum_exp = s.log_sum_exp,
+                                                                       .d_out = d_heads,
+                                                                       .dq = q_of<T>(d_qkv),
+                                                                       .dk = k_of<T>(d_qkv),
+                                                                       .dv = v_of<T>(d_qkv),
+                                                                       .sequence_begins = pass.sequence_begins,
+                                                                       .options = options(pass)});
+    rotate(pass, d_qkv, true);
+    qkv.backward(pass, p.qkv, g.qkv, x, as_const(d_qkv), d_x);
+  }
+
+ private:
+  template <class U, class T>
+  matrix_view<U> q_of(matrix_view<T> m) const {
+    return columns_of<U>(m, 0, query_width());
+  }
+  template <class U, class T>
+  matrix_view<U> k_of(matrix_view<T> m) const {
+    return columns_of<U>(m, query_width(), kv_width());
+  }
+  template <class U, class T>
+  matrix_view<U> v_of(matrix_view<T> m) const {
+    return columns_of<U>(m, query_width() + kv_width(), kv_width());
+  }
+  template <class Pass>
+  ops::attention_options options(Pass const& pass) const {
+    return {.query_heads = query_heads,
+            .kv_heads = kv_heads,
+            .head_width = head_width,
+            .scale = 1.0f / std::sqrt(float(head_width)),
+            .causal = true,
+            .window = window,
+            .soft_cap = soft_cap,
+            .query_leaf = Pass::arithmetic::token_leaf(pass.sequence_length)
+                              ? Pass::arithmetic::token_leaf(pass.sequence_length)
+                              : round_up(pass.sequence_length, lanes)};
+  }
+  template <class Pass, class T>
+  void rotate(Pass& pass, matrix_view<T> m, bool inverse) const {
+    if (rope.base == 0) return;
+    ops::rope(pass.exec, ops::rope_args<T>{.x = columns_of(m, 0, query_width() + kv_width()),
+                                           .heads = query_heads + kv_heads,
+                                           .width = head_width,
+                                           .rotary_width = head_width,
+                                           .positions = pass.positions,
+                                           .base = rope.base,
+                                           .pairing = rope.pairing,
+                                           .inverse = inverse});
+  }
+};
+
+}  // namespace tenon::nn

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file How blocks name and place their parameters: one flat buffer, bound to aggregates of views.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <tenon/core/reduction_order.hpp>
+#include <tenon/core/view.hpp>
+
+namespace tenon::nn {
+
+/// Normal with this standard deviation and mean `mean` (0 deviation: the constant `mean`).
+struct initializer {
+  float stddev = 0;
+  float mean = 0;
+};
+/// What an optimizer may do with a parameter: Muon takes matrices, weight decay takes matrices and embeddings.
+enum class parameter_kind { matrix, embedding, vector };
+
+/// One named tensor, as files know it: row-major [rows, cols] (a vector has one row) at `offset` of the flat buffer.
+struct parameter_spec {
+  std::string name;
+  index_t rows = 1, cols = 0, offset = 0;
+  initializer init{};
+  parameter_kind kind = parameter_kind::matrix;
+  index_t size() const { return rows * cols; }
+};
+
+/// A block of rows with a name of its own in files: the q, k and v of a fused projection.
+struct row_piece {
+  std::string name;
+  index_t rows = 0;
+};
+/// A block of rows over which one sum is taken, in leaves of `leaf` (core/reduction_order.hpp): tensor parallelism cuts
+/// each block by itself.
+struct row_sum {
+  index_t rows = 0;
+  index_t leaf = 0;
+};
+
+/// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
+/// with a list of specs it writes down names and shapes. One `bind` function per block serves both.
+template <class T>
+class binder {
+ public:
+  explicit binder(T* buffer, std::vector<parameter_spec>* list = nullptr) : base(buffer), specs(list) {}
+
+  /// A matrix [sum of piece rows, cols] named `<scope><piece><suffix>`.
+  matrix_view<T> matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer init,
+                        parameter_kind kind = parameter_kind::matrix) {
+    T* const begin = align();
+    index_t rows = 0;
+    for (auto const& piece : pieces) {
+      add(piece.name + suffix, piece.rows, cols, init, kind);
+      rows += piece.rows;
+    }
+    return tenon::matrix(begin, rows, cols);
+  }
+  /// A vector of `size` values.
+  T* vector(std::string const& name, index_t size, initializer init) {
+    T* const begin = align();
+    add(name, 1, size, init, parameter_kind::vector);
+    return begin;
+  }
+  /// The biases of a matrix's pieces, one after the other.
+  T* bias(std::vector<row_piece> const& pieces) {
+    T* const begin = align();
+    for (auto const& piece : pieces) add(piece.name + ".bias", 1, piece.rows, {}, parameter_kind::vector);
+    return begin;
+  }
+  /// Values bound so far, padding included.
+  index_t size() const { return round_up(offset, lanes); }
+
+  /// Names bound within `inner()` begin with `name` and a dot.
+  template <class Inner>
+  auto scope(std::string_view name, Inner&& inner) {
+    std::size_t const before = prefix.size();
+    if (!name.empty()) prefix.append(name).append(".");
+    auto result = inner();
+    prefix.resize(before);
+    return result;
+  }
+
+ private:
+  T* align() {
+    offset = round_up(offset, lanes);
+    return base ? base + offset : nullptr;
+  }
+  void add(std::string const& name, index_t rows, index_t cols, initializer init, parameter_kind kind) {
+    if (specs) specs->push_back({prefix + name, rows, cols, offset, init, kind});
+    offset += rows * cols;
+  }
+  T* base;
+  std::vector<parameter_spec>* specs;
+  index_t offset = 0;
+  std::string prefix;
+};
+
+}  // namespace tenon::nn

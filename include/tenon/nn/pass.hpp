@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include <tenon/core/arena.hpp>
+#include <tenon/core/philox.hpp>
+#include <tenon/exec/host/context.hpp>
+#include <tenon/ops/elementwise.hpp>
+#include <tenon/policy/arithmetic.hpp>
+#include <tenon/policy/memory.hpp>
+
+namespace tenon::nn {
+
+/// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
+/// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample.
+template <class Context, Arithmetic Order, MemoryPolicy Memory>
+struct pass {
+  using arithmetic = Order;
+  using memory = Memory;
+  static constexpr bool keeps_everything = Memory::policy != memory::recompute::cheap_parts;
+  static constexpr bool recomputes_layers = Memory::policy == memory::recompute::whole_layers;
+
+  Context& exec;
+  arena& saved;                               ///< a stack: forward pushes, the end of the step releases
+  std::span<index_t const> positions;         ///< [tokens] position of each token in its sequence
+  std::span<index_t const> sequence_begins;   ///< [samples + 1]
+  index_t sequence_length = 0;
+  std::uint64_t first_sample = 0;             ///< number of the first sample in the whole run: the counter of dropout
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;
+  bool training = false;
+
+  index_t tokens() const { return index_t(positions.size()); }
+  index_t token_leaf() const { return Order::token_leaf(sequence_length); }
+
+  /// Memory for what backward reads: kept, or scratch of the caller's `arena_scope` when the policy recomputes it.
+  template <class T>
+  matrix_view<T> allocate(index_t cols, bool kept) {
+    return (kept ? saved : exec.scratch()).template allocate_matrix<T>(tokens(), cols);
+  }
+  /// `values` as fp32: themselves, or a converted copy in scratch.
+  template <class T>
+  float const* as_float(T const* values, index_t count) {
+    if constexpr (std::is_same_v<T, float>) return values;
+    else {
+      if (!values) return nullptr;
+      float* const copy = exec.scratch().template allocate<float>(count);
+      ops::convert(exec, ops::convert_args<float, T>{copy, values, count});
+      return copy;
+    }
+  }
+};
+
+}  // namespace tenon::nn

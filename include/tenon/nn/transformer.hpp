@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <tenon/nn/attention.hpp>
+#include <tenon/nn/combinators.hpp>
+#include <tenon/nn/embedding.hpp>
+#include <tenon/nn/mlp.hpp>
+#include <tenon/nn/norm.hpp>
+#include <tenon/ops/cross_entropy.hpp>
+
+namespace tenon::nn {
+
+/// A decoder-only transformer: embedding, layers of (attention, mlp) with pre-norm residuals, a last norm and a head
+/// that may share the embedding's table. Models (models/) fill in the shapes and the names their files use.
+/// @test tests/nn/transformer_test.cpp
+template <class Norm>
+struct transformer {
+  using layer = sequential<residual<Norm, self_attention>, residual<Norm, mlp>>;
+
+  nn::embedding embedding;
+  float embedding_dropout = 0;
+  repeat<layer> layers;
+  std::string final_norm_name;
+  Norm final_norm;
+  bool tied = true;
+  std::string head_name;   ///< when not tied
+  float soft_cap = 0;      ///< of the logits; 0: none
+
+  template <class T>
+  struct parameters {
+    embedding::parameters<T> embedding;
+    typename repeat<layer>::template parameters<T> layers;
+    typename Norm::template parameters<T> final_norm;
+    matrix_view<T> head;  ///< [vocabulary, width]
+  };
+  template <class T>
+  struct saved {
+    typename repeat<layer>::template saved<T> layers;
+    matrix_view<T const> last;
+    typename Norm::saved final_norm;
+  };
+  template <class T>
+  parameters<T> bind(binder<T>& b) const {
+    parameters<T> p;
+    p.embedding = embedding.bind(b);
+    p.layers = layers.bind(b);
+    p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
+    p.head = tied ? p.embedding.tokens
+                  : b.matrix({{head_name, embedding.vocabulary}}, ".weight", embedding.width, {embedding.stddev},
+                             parameter_kind::embedding);
+    return p;
+  }
+  index_t width() const { return embedding.width; }
+  index_t vocabulary() const { return embedding.vocabulary; }
+
+  /// The hidden states behind the last norm, in `pass.saved`. @shape tokens [t], result [t, width]
+  template <class Pass, class T>
+  matrix_view<T> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens,
+                         saved<T>& s) const {
+    auto const x = pass.template allocate<T>(width(), true);
+    embedding.forward(pass, p.embedding, tokens, x);
+    drop(pass, x);
+    s.last = layers.forward(pass, p.layers, as_const(x), s.layers);
+    auto const hidden = pass.template allocate<T>(width(), true);
+    final_norm.forward(pass, p.final_norm, s.last, hidden, s.final_norm);
+    return hidden;
+  }
+
+  /// Loss of each token, and with `gradients` the head's gradients: d_hidden is overwritten, the head's parameter
+  /// gradient too. The logits are never held as a whole.
+  /// @param gradient_scale what the loss gradient is multiplied by: 1 / (targets in the whole batch), times loss scale
+  template <class Pass, class T>
+  void head_loss(Pass& pass, parameters<T const> const& p, parameters<float> const* gradients,
+                 matrix_view<T const> hidden, std::span<std::int32_t const> targets, float* losses, float gradient_scale,
+                 matrix_view<T> d_hidden) const {
+    ops::linear_cross_entropy(
+        pass.exec, ops::linear_cross_entropy_args<T>{.hidden = hidden,
+                                                     .weight = p.head,
+                                                     .targets = targets,
+                                                     .losses = losses,
+                                                     .d_hidden = d_hidden,
+                                                     .d_weight = gradients ? gradients->head : matrix_view<float>{},
+                                                     .gradient_scale = gradient_scale,
+                                                     .leaf_tokens = pass.token_leaf(),
+                                                     .leaf_vocabulary = Pass::arithmetic::feature_leaf(vocabulary()),
+                                                     .soft_cap = soft_cap});
+  }
+
+  /// Gradients of everything before the head; `d` is d_hidden on entry and scratch afterwards. The token table's
+  /// gradient goes to `embedding_gradient` (written over), or is added to the head's when that is empty and tied.
+  template <class Pass, class T>
+  void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
+                std::span<std::int32_t const> tokens, matrix_view<T> d, matrix_view<float> embedding_gradient) const {
+    final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{}, d);
+    layers.backward(pass, p.layers, g.layers, s.layers, d);
+    drop(pass, d);
+    bool const apart = !embedding_gradient.empty();
+    embedding.backward(pass, g.embedding, tokens, as_const(d), apart ? embedding_gradient : g.embedding.tokens,
+                       tied && !apart);
+  }
+
+  /// Floating point operations of forward and backward over `samples` sequences, as papers count them: matrix products
+  /// only, causal attention at the half that is visible, recomputation not counted.
+  double step_flops(double samples, double sequence_length) const {
+    double weights = double(vocabulary()) * double(width()), attention = 0;
+    for (auto const& l : layers.layers) {
+      auto const& a = l.first.inner;
+      auto const& m = l.second.inner;
+      for (linear const* part : {&a.qkv, &a.projection, &m.up, &m.down}) weights += double(part->in) * double(part->out());
+      double const seen = a.window && double(a.window) < sequence_length ? double(a.window) : (sequence_length + 1) / 2;
+      attention += 4 * seen * double(a.query_width());
+    }
+    return samples * sequence_length * (6 * weights + 3 * attention);
+  }
+
+ private:
+  template <class Pass, class T>
+  void drop(Pass& pass, matrix_view<T> x) const {
+    if (!pass.training || embedding_dropout == 0) return;
+    ops::dropout(pass.exec, ops::dropout_args<T>{.x = x,
+                                                 .out = x,
+                                                 .rate = embedding_dropout,
+                                                 .stream = random_stream(pass.seed, "embedding.dropout", pass.step),
+                                                 .first_sample = pass.first_sample,
+                                                 .sequence_length = pass.sequence_length});
+  }
+};
+
+}  // namespace tenon::nn
