@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#
+# cmake -P cmake/test.cmake [-- arguments of ctest, e.g. -L unit]
+# Finds or installs what is missing, builds everything and runs the tests. TENON_PRESET chooses another preset.
+include(${CMAKE_CURRENT_LIST_DIR}/setup.cmake)
+tenon_arguments(arguments)
+set(preset release)
+if(DEFINED ENV{TENON_PRESET})
+  set(preset $ENV{TENON_PRESET})
+endif()
+
+# PyTorch is half a gigabyte, and only the label `parity` needs it.
+set(wanted clang)
+if(NOT "-L" IN_LIST arguments AND NOT "-R" IN_LIST arguments OR "parity" IN_LIST arguments)
+  list(APPEND wanted torch)
+endif()
+tenon_setup(NEED compiler builder json cli11 doctest WANT ${wanted})
+tenon_configure(${preset} -DTENON_BUILD_TESTS=ON)
+# A file that does not compile must not hide what the others' tests say: keep going, and count it below.
+message("tenon: building")
+file(STRINGS ${TENON_ROOT}/build/${preset}/CMakeCache.txt generator REGEX "^CMAKE_GENERATOR:")
+set(keep_going -k)
+if(generator MATCHES "Ninja")
+  set(keep_going -k 0)
+endif()
+tenon_build(built ${preset} -- ${keep_going})
+
+set(results ${TENON_ROOT}/build/${preset}/tests.xml)
+file(REMOVE ${results})
+execute_process(COMMAND ${CMAKE_CTEST_COMMAND} --test-dir ${TENON_ROOT}/build/${preset} --output-on-failure
+  --parallel ${TENON_CORES} --no-tests=error --output-junit ${results} ${arguments} RESULT_VARIABLE result)
+if(NOT EXISTS ${results})
+  tenon_stop("tenon: no test was run, see above.")
+endif()
+file(READ ${results} xml LIMIT 2000)
+foreach(kind IN ITEMS tests failures skipped disabled)
+  string(REGEX MATCH " ?${kind}=\"([0-9]+)\"" found "${xml}")
+  set(${kind} ${CMAKE_MATCH_1})
+endforeach()
+math(EXPR passed "${tests} - ${failures} - ${skipped} - ${disabled}")
+set(line "${passed} passed, ${failures} failed")
+if(skipped GREATER 0)
+  string(APPEND line ", ${skipped} skipped")
+endif()
+if(NOT built)
+  tenon_stop("tenon: not everything could be built, see above.\n${line}")
+endif()
+if(NOT result EQUAL 0)
+  tenon_stop("${line}")
+endif()
+message("${line}")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#
+# Every header compiles alone and included twice, without a warning, on the project's compiler, on clang and, where it
+# is found, on nvcc; and core and policy headers stay cheap.
+file(GLOB folders CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include/tenon ${PROJECT_SOURCE_DIR}/include/tenon/*)
+set(compilers "${CMAKE_CXX_COMPILER}")
+if(TENON_CLANG AND NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  list(APPEND compilers ${TENON_CLANG})
+endif()
+if(TENON_NVCC)
+  list(APPEND compilers ${TENON_NVCC})
+endif()
+
+function(add_header_test folder glob)
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/tenon/${glob})
+  if(NOT headers)
+    return()
+  endif()
+  foreach(compiler IN LISTS compilers)
+    cmake_path(GET compiler FILENAME short)
+    add_test(NAME headers.${folder}.${short} COMMAND ${CMAKE_COMMAND} -DROOT=${PROJECT_SOURCE_DIR}/include -DGLOB=${glob}
+      -DCOMPILER=${compiler} -DHOST=${CMAKE_CXX_COMPILER} "-DFLAGS=${TENON_COMPILE_FLAGS}"
+      -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers/${folder}.${short} -P ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/check.cmake)
+    set_tests_properties(headers.${folder}.${short} PROPERTIES LABELS "unit;headers" TIMEOUT 600)
+  endforeach()
+endfunction()
+foreach(folder IN LISTS folders)
+  if(IS_DIRECTORY ${PROJECT_SOURCE_DIR}/include/tenon/${folder})
+    add_header_test(${folder} ${folder}/*.hpp)
+  endif()
+endforeach()
+file(GLOB umbrellas CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include/tenon
+  ${PROJECT_SOURCE_DIR}/include/tenon/*.hpp)
+foreach(umbrella IN LISTS umbrellas)
+  add_header_test(${umbrella} ${umbrella})
+endforeach()
+# A header that does not compile alone is caught.
+add_test(NAME headers.catches COMMAND ${CMAKE_COMMAND} -DROOT=${CMAKE_CURRENT_LIST_DIR} -DGLOB=samples/*.hpp
+  -DCOMPILER=${CMAKE_CXX_COMPILER} "-DFLAGS=${TENON_COMPILE_FLAGS}" -DPREFIX=
+  -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers/catches -P ${CMAKE_CURRENT_LIST_DIR}/check.cmake)
+set_tests_properties(headers.catches PROPERTIES LABELS "unit;headers" TIMEOUT 60
+  PASS_REGULAR_EXPRESSION "2 of 2 headers do not compile")
+
+add_executable(measure_compiler ${CMAKE_CURRENT_LIST_DIR}/measure.cpp)
+target_link_libraries(measure_compiler PRIVATE tenon_own_build)
+target_compile_features(measure_compiler PRIVATE cxx_std_20)
+add_test(NAME cost.headers COMMAND ${CMAKE_COMMAND} -DROOT=${PROJECT_SOURCE_DIR}/include -DFOLDERS=core,policy
+  -DLIMIT_MB=120 -DMEASURE=$<TARGET_FILE:measure_compiler> -DCOMPILER=${CMAKE_CXX_COMPILER}
+  "-DFLAGS=${TENON_COMPILE_FLAGS}" -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers/cost
+  -P ${CMAKE_CURRENT_LIST_DIR}/cost.cmake)
+set_tests_properties(cost.headers PROPERTIES LABELS "unit;headers" TIMEOUT 600)
+if(EXISTS ${PROJECT_SOURCE_DIR}/examples/minimal_trainer.cpp)
+  add_test(NAME cost.minimal_trainer COMMAND measure_compiler --limit-mb 1536 --limit-seconds 30
+    ${CMAKE_CXX_COMPILER} ${TENON_COMPILE_FLAGS} -O3 -c ${PROJECT_SOURCE_DIR}/examples/minimal_trainer.cpp -o /dev/null)
+  set_tests_properties(cost.minimal_trainer PROPERTIES LABELS "unit;headers" TIMEOUT 600)
+endif()
