@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <csignal>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#if defined(__linux__)
+#  include <sched.h>
+#  include <sys/mount.h>
+#endif
+
+#include <io/scratch_folder.hpp>
+#include <tenon/io/atomic_file.hpp>
+
+namespace io = tenon::io;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Runs f in a process of its own: its exit code, or minus the signal that ended it.
+int in_child(std::function<int()> const& f) {
+  pid_t const child = ::fork();
+  if (child == 0) {
+    int code = 99;
+    try {
+      code = f();
+    } catch (...) {
+    }
+    ::_exit(code);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+}  // namespace
+
+TEST_CASE("write_file_atomically replaces a file, keeps its mode and follows links") {
+  scratch_folder const folder;
+  io::write_file_atomically(folder / "a.txt", "first");
+  CHECK(folder.read("a.txt") == "first");
+  ::chmod((folder / "a.txt").c_str(), 0640);
+  fs::create_symlink("a.txt", folder / "link");
+  std::string const large(700001, 'z');
+  io::write_file_atomically(folder / "link", [&](io::file_writer& out) {
+    out.write("head");
+    out.write(large);
+    out.write(std::as_bytes(std::span("tail", 4)));
+    CHECK(out.bytes_written() == large.size() + 8);
+    CHECK(folder.read("a.txt") == "first");  // readers still see the old one
+  });
+  CHECK(folder.read("a.txt") == "head" + large + "tail");
+  CHECK(fs::is_symlink(folder / "link"));
+  CHECK((fs::status(folder / "a.txt").permissions() & fs::perms::mask) == fs::perms(0640));
+  CHECK(folder.count() == 2);
+}
+
+TEST_CASE("write_file_atomically: a writer that throws leaves everything as it was") {
+  scratch_folder const folder;
+  folder.write("a.txt", "old");
+  CHECK_THROWS_AS(io::write_file_atomically(folder / "a.txt",
+                                            [](io::file_writer& out) {
+                                              out.write("new");
+                                              throw std::logic_error("no");
+                                            }),
+                  std::logic_error);
+  CHECK(folder.read("a.txt") == "old");
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("write_file_atomically names the place and the fix") {
+  scratch_folder const folder;
+  for (auto const& name : {folder / "no/such/a.txt", folder.path, folder / ("x" + std::string(300, 'x'))}) {
+    std::string const m = message_of([&] { io::write_file_atomically(name, "x"); });
+    CHECK(is_one_sentence(m));
+    CHECK(m.find(name.string()) == 0);
+  }
+  CHECK(folder.count() == 0);
+}
+
+TEST_CASE("write_file_atomically: short writes and a full disk leave the old file") {
+  scratch_folder const folder;
+  folder.write("a.txt", "old");
+  std::string const large(300000, 'n');
+  // A limit on the file size makes write() come back short, then fail.
+  int const limited = in_child([&] {
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit const limit{100000, 100000};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
+    return is_one_sentence(m) && m.find("a.txt") != std::string::npos ? 7 : 8;
+  });
+  CHECK(limited == 7);
+  CHECK(folder.read("a.txt") == "old");
+  CHECK(folder.count() == 1);
+#if defined(__linux__)
+  int const full = in_child([&] {
+    if (::unshare(CLONE_NEWNS) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return 50;
+    ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
+    if (::mount("none", folder.path.c_str(), "tmpfs", 0, "size=128k") != 0) return 50;
+    folder.write("a.txt", "old");
+    std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
+    if (m.find("no space is left") == std::string::npos || folder.read("a.txt") != "old" || folder.count() != 1) return 8;
+    std::string const n = message_of([&] {
+      io::atomic_folder checkpoint(folder / "step-1");
+      io::write_file_atomically(checkpoint.path() / "model", large);
+      checkpoint.commit();
+    });
+    return n.find("no space is left") != std::string::npos && folder.count() == 1 ? 7 : 9;
+  });
+  if (full == 50) MESSAGE("skipped: may not mount a small disk here");
+  else CHECK(full == 7);
+#endif
+}
+
+TEST_CASE("temporaries of killed runs are removed, those of living ones are not") {
+  scratch_folder const folder;
+  int const killed = in_child([&]() -> int {
+    io::atomic_folder const half(folder / "step-2");
+    io::write_file_atomically(half.path() / "model", "x");
+    io::write_file_atomically(folder / "a.txt", [](io::file_writer& out) {
+      out.write("half");
+      out.flush();
+      ::raise(SIGKILL);
+    });
+    return 0;
+  });
+  CHECK(killed == -SIGKILL);
+  CHECK(folder.count() == 2);
+  folder.write(".keep.tenon-notes", "not ours");
+  {
+    io::atomic_folder const living(folder / "step-3");
+    io::write_file_atomically(folder / "a.txt", "whole");
+    CHECK(fs::exists(living.path()));
+    CHECK(folder.count() == 3);
+  }
+  CHECK(folder.count() == 2);
+  CHECK(folder.read("a.txt") == "whole");
+}
+
+TEST_CASE("atomic_folder appears whole, replaces an older one, and is removed without a commit") {
+  scratch_folder const folder;
+  auto const fill = [&](io::atomic_folder& f, char const* text) {
+    fs::create_directories(f.path() / "inner");
+    io::write_file_atomically(f.path() / "inner/a.txt", text);
+  };
+  {
+    io::atomic_folder f(folder / "run/step-1/");  // makes run/ too
+    fill(f, "one");
+    CHECK_FALSE(fs::exists(folder / "run/step-1"));
+    f.commit();
+  }
+  CHECK(folder.read("run/step-1/inner/a.txt") == "one");
+  {
+    io::atomic_folder f(folder / "run/step-1");
+    fill(f, "two");
+    CHECK(folder.read("run/step-1/inner/a.txt") == "one");
+    f.commit();
+  }
+  CHECK(folder.read("run/step-1/inner/a.txt") == "two");
+  try {
+    io::atomic_folder f(folder / "run/step-1");
+    fill(f, "three");
+    throw std::logic_error("no");
+  } catch (std::logic_error const&) {
+  }
+  CHECK(folder.read("run/step-1/inner/a.txt") == "two");
+  CHECK(std::distance(fs::directory_iterator(folder / "run"), fs::directory_iterator()) == 1);
+}
+
+TEST_CASE("atomic_folder::restore brings back what a crash left aside") {
+  scratch_folder const folder;
+  fs::create_directories(folder / ".step-1.tenon-previous");
+  folder.write(".step-1.tenon-previous/a.txt", "older");
+  io::atomic_folder::restore(folder / "step-1");
+  CHECK(folder.read("step-1/a.txt") == "older");
+  fs::create_directories(folder / ".step-1.tenon-previous");
+  io::atomic_folder::restore(folder / "step-1");
+  CHECK(folder.read("step-1/a.txt") == "older");
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("atomic_folder says what is in the way") {
+  scratch_folder const folder;
+  folder.write("file", "x");
+  for (auto const& name : {folder / "file", folder / "file/step-1", fs::path("/")}) {
+    std::string const m = message_of([&] { io::atomic_folder f(name); });
+    CHECK(is_one_sentence(m));
+  }
+}
