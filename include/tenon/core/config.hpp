@@ -43,10 +43,13 @@
 #  define TENON_ALWAYS_INLINE [[gnu::always_inline]] inline
 #  define TENON_NOINLINE [[gnu::noinline]]
 #  define TENON_RESTRICT __restrict__
+/// After a lambda's parameter list.
+#  define TENON_INLINE_LAMBDA __attribute__((always_inline))
 #else
 #  define TENON_ALWAYS_INLINE inline
 #  define TENON_NOINLINE
 #  define TENON_RESTRICT
+#  define TENON_INLINE_LAMBDA
 #endif
 
 namespace tenon {

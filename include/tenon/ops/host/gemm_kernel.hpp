@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file The innermost loops: one tile of c in registers, over one block of k, with the tree of leaves.
+#include <utility>
+
+#include <tenon/exec/host/simd.hpp>
+#include <tenon/ops/host/gemm_blocking.hpp>
+
+namespace tenon::ops::detail {
+
+/// f(0), f(1), ... f(N - 1) with the index as a constant: what keeps an array of accumulators in registers.
+template <int N, class F>
+TENON_ALWAYS_INLINE void unrolled(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) TENON_INLINE_LAMBDA { (f(std::integral_constant<int, I>{}), ...); }(
+      std::make_integer_sequence<int, N>{});
+}
+
+/// Keeps a loaded row of b in registers: compilers otherwise load it again for each row of the tile.
+TENON_ALWAYS_INLINE void pin([[maybe_unused]] simd::f32x16& x) {
+#if TENON_SIMD_AVX512()
+  asm volatile("" : "+v"(x.v));
+#elif TENON_SIMD_AVX2()
+  asm volatile("" : "+x"(x.lo), "+x"(x.hi));
+#endif
+}
+
+/// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
+struct gemm_tile_job {
+  float const* a;        ///< packed row panel, [k][R]
+  float const* b;        ///< packed column panel, [k][gemm_tile::cols]
+  index_t k0, k1;
+  float* inner;          ///< gemm_inner_levels tiles in L1: nodes of this block's subtree
+  float* outer;          ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
+  float* out;            ///< where a finished tile goes
+  index_t out_stride;    ///< between its rows
+};
+
+/// Adds the products of one block to a tile. R rows (at most gemm_tile::rows), V vectors of sixteen columns.
+/// At the end of k the sums are written to `out`, before it to `outer`.
+template <int R, int V>
+TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job const& job) {
+  constexpr int cols = gemm_tile::cols;
+  simd::f32x16 sum[R][V];
+  auto const each = [&](auto&& f) TENON_INLINE_LAMBDA {
+    unrolled<R * V>([&](auto i) TENON_INLINE_LAMBDA { f(sum[i / V][i % V], int(i) / V * cols + int(i) % V * lanes); });
+  };
+  float const *a = job.a, *b = job.b;
+  index_t leaf = job.k0 / order.leaf;
+  for (index_t k = job.k0; k < job.k1; ++leaf) {
+    index_t const leaf_begin = leaf * order.leaf, leaf_end = std::min(leaf_begin + order.leaf, order.k);
+    index_t const end = std::min(leaf_end, job.k1);
+    if (k == leaf_begin) each([](simd::f32x16& s, int) TENON_INLINE_LAMBDA { s = simd::zero(); });
+    else each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(job.outer + at); });
+    for (; k < end; ++k, a += R, b += cols) {
+      simd::f32x16 row[V];
+      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA {
+        row[v] = simd::load(b + v * lanes);
+        pin(row[v]);
+      });
+      unrolled<R>([&](auto r) TENON_INLINE_LAMBDA {
+        simd::f32x16 const x = simd::broadcast(a[r]);
+        unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { sum[r][v] = simd::fma(x, row[v], sum[r][v]); });
+      });
+    }
+    auto const node = [&](int level) TENON_INLINE_LAMBDA {
+      return level < order.inner_levels ? job.inner + level * gemm_tile::size
+                                        : job.outer + (level - order.inner_levels + 1) * gemm_tile::size;
+    };
+    bool const last = leaf + 1 == order.leaves;
+    float* to = job.outer;
+    if (end == leaf_end) {
+      std::uint64_t const nodes = gemm_nodes_to_add(std::uint64_t(leaf), last);
+      for (std::uint64_t left = nodes; left; left &= left - 1) {
+        float const* const p = node(std::countr_zero(left));
+        each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(p + at) + s; });
+      }
+      if (last) {
+        each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA {
+          simd::store(job.out + at / cols * job.out_stride + at % cols, s);
+        });
+        return;
+      }
+      to = node(std::popcount(nodes));
+    }
+    each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { simd::store(to + at, s); });
+  }
+}
+
+using gemm_kernel_function = void (*)(gemm_order const&, gemm_tile_job const&);
+
+/// The kernel for a tile of `rows` (a multiple of row_step) by at most `cols` columns.
+inline gemm_kernel_function gemm_kernel_for(int rows, int cols) {
+  constexpr int step = gemm_tile::row_step;
+  static constexpr gemm_kernel_function kernels[2][3] = {
+      {gemm_tile_kernel<step, 1>, gemm_tile_kernel<2 * step, 1>, gemm_tile_kernel<3 * step, 1>},
+      {gemm_tile_kernel<step, gemm_tile::vectors>, gemm_tile_kernel<2 * step, gemm_tile::vectors>,
+       gemm_tile_kernel<3 * step, gemm_tile::vectors>}};
+  return kernels[cols > lanes][rows / step - 1];
+}
+
+}  // namespace tenon::ops::detail

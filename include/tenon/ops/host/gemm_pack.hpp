@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Packing: a strip of an operand of any element type becomes fp32 in the order in which the kernel reads it.
+#include <tenon/core/error.hpp>
+#include <tenon/exec/host/simd.hpp>
+#include <tenon/ops/host/gemm_blocking.hpp>
+
+namespace tenon::ops::detail {
+
+/// One operand seen as strips: `strip` runs over rows of a or columns of b, `k` over the summed index.
+template <class T>
+struct gemm_operand {
+  T const* data;
+  index_t strip_extent, strip_stride, k_stride;
+  T const* at(index_t strip, index_t k) const { return data + strip * strip_stride + k * k_stride; }
+};
+
+/// Sixteen rows of sixteen values become sixteen columns.
+TENON_ALWAYS_INLINE void transpose_16x16(simd::f32x16 (&r)[16]) {
+#if TENON_SIMD_AVX512()
+  constexpr __mmask16 all = 0xffff;  // the forms without a mask make g++ warn of uninitialised values
+  __m512 t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_maskz_unpacklo_ps(all, r[i].v, r[i + 1].v);
+    t[i + 1] = _mm512_maskz_unpackhi_ps(all, r[i].v, r[i + 1].v);
+  }
+  __m512 u[16];  // u[4 g + j]: column j of each 4 x 4 block of rows 4 g .. 4 g + 3
+  for (int g = 0; g < 4; ++g) {
+    u[4 * g + 0] = _mm512_shuffle_ps(t[4 * g], t[4 * g + 2], 0x44);
+    u[4 * g + 1] = _mm512_shuffle_ps(t[4 * g], t[4 * g + 2], 0xee);
+    u[4 * g + 2] = _mm512_shuffle_ps(t[4 * g + 1], t[4 * g + 3], 0x44);
+    u[4 * g + 3] = _mm512_shuffle_ps(t[4 * g + 1], t[4 * g + 3], 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {
+    __m512 const low01 = _mm512_maskz_shuffle_f32x4(all, u[j], u[4 + j], 0x88);
+    __m512 const high01 = _mm512_maskz_shuffle_f32x4(all, u[j], u[4 + j], 0xdd);
+    __m512 const low23 = _mm512_maskz_shuffle_f32x4(all, u[8 + j], u[12 + j], 0x88);
+    __m512 const high23 = _mm512_maskz_shuffle_f32x4(all, u[8 + j], u[12 + j], 0xdd);
+    r[j].v = _mm512_maskz_shuffle_f32x4(all, low01, low23, 0x88);
+    r[8 + j].v = _mm512_maskz_shuffle_f32x4(all, low01, low23, 0xdd);
+    r[4 + j].v = _mm512_maskz_shuffle_f32x4(all, high01, high23, 0x88);
+    r[12 + j].v = _mm512_maskz_shuffle_f32x4(all, high01, high23, 0xdd);
+  }
+#else
+  float t[16][16];
+  for (int i = 0; i < 16; ++i) simd::store(t[i], r[i]);
+  float s[16][16];
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) s[j][i] = t[i][j];
+  for (int i = 0; i < 16; ++i) r[i] = simd::load(s[i]);
+#endif
+}
+
+/// A strip whose k runs fastest in memory, sixteen rows at a time through a transpose.
+template <class T>
+void pack_along_k(float* to, int width, T const* from, index_t strip_stride, int valid, index_t length) {
+  for (int s = 0; s < width; s += lanes) {
+    T const* const source = from + s * strip_stride;
+    int const rows = std::clamp(valid - s, 0, lanes);
+    for (index_t k = 0; k < length; k += lanes) {
+      int const columns = int(std::min<index_t>(lanes, length - k));
+      simd::f32x16 r[lanes];
+      if (rows == lanes && columns == lanes)
+        for (int i = 0; i < lanes; ++i) r[i] = simd::load(source + i * strip_stride + k);
+      else
+        for (int i = 0; i < lanes; ++i)
+          r[i] = i < rows ? simd::load(source + i * strip_stride + k, columns) : simd::zero();
+      transpose_16x16(r);
+      float* const target = to + k * width + s;
+      if (columns == lanes)
+        for (int i = 0; i < lanes; ++i) simd::store(target + i * width, r[i]);
+      else
+        for (int i = 0; i < columns; ++i) simd::store(target + i * width, r[i]);
+    }
+  }
+}
+
+/// A strip whose own index runs fastest in memory: a copy with a conversion.
+template <class T>
+void pack_across_k(float* to, int width, T const* from, index_t k_stride, int valid, index_t length) {
+  for (index_t k = 0; k < length; ++k, to += width, from += k_stride)
+    for (int s = 0; s < width; s += lanes) {
+      int const n = std::min(lanes, valid - s);
+      simd::store(to + s, n >= lanes ? simd::load(from + s) : n > 0 ? simd::load(from + s, n) : simd::zero());
+    }
+}
+
+/// Values that packing may write past the end of a strip.
+inline constexpr index_t gemm_pack_slack = lanes;
+
+/// Packs strip indices [first, first + width) and k in [k0, k1) as to[k][width]; indices past the extent become +0.
+template <class T>
+void pack_strip(float* to, int width, gemm_operand<T> const& operand, index_t first, index_t k0, index_t k1) {
+  int const valid = int(std::min<index_t>(width, operand.strip_extent - first));
+  T const* const from = operand.at(first, k0);
+  if (operand.k_stride == 1) pack_along_k(to, width, from, operand.strip_stride, valid, k1 - k0);
+  else pack_across_k(to, width, from, operand.k_stride, valid, k1 - k0);
+}
+
+}  // namespace tenon::ops::detail

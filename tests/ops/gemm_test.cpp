@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <bit>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <ref/gemm.hpp>
+#include <tenon/core/philox.hpp>
+#include <tenon/ops/gemm.hpp>
+#include <tenon/ops/host/gemm.hpp>
+
+namespace {
+
+using namespace tenon;
+
+enum class stored { row_major, column_major };
+
+/// A matrix with its own memory, a gap after each row (or column), filled with random values or with NaN.
+template <class T>
+struct owned {
+  std::vector<T> data;
+  matrix_view<T> view;
+  owned(index_t rows, index_t cols, stored order, index_t gap = 3) {
+    index_t const major = order == stored::row_major ? rows : cols, minor = order == stored::row_major ? cols : rows;
+    data.assign(std::size_t(major * (minor + gap) + 1), T(std::numeric_limits<float>::quiet_NaN()));
+    view = matrix(data.data(), major, minor, minor + gap);
+    if (order == stored::column_major) view = transposed(view);
+  }
+  owned(index_t rows, index_t cols, stored order, char const* name) : owned(rows, cols, order) {
+    random_stream const random(7, name);
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t j = 0; j < cols; ++j)
+        view(i, j) = T(2 * random.uniform(std::uint64_t(i), std::uint64_t(j)) - 1);
+  }
+};
+
+std::uint32_t bits_of(float x) { return std::bit_cast<std::uint32_t>(x); }
+
+struct problem {
+  index_t m, n, k, leaf;
+  stored a = stored::row_major, b = stored::row_major, c = stored::row_major;
+  int threads = 1;
+};
+
+/// Every element against the written order, bit for bit; nothing outside c is touched.
+template <class C, class A, class B>
+void check_bits(problem const& p) {
+  CAPTURE(p.m);
+  CAPTURE(p.n);
+  CAPTURE(p.k);
+  CAPTURE(p.leaf);
+  CAPTURE(p.threads);
+  owned<A> a(p.m, p.k, p.a, "a");
+  owned<B> b(p.k, p.n, p.b, "b");
+  owned<C> c(p.m, p.n, p.c);
+  exec::host_context ctx(p.threads);
+  ops::gemm(ctx, ops::gemm_args<C, A, B>{.c = c.view, .a = a.view, .b = b.view, .leaf = p.leaf});
+  index_t wrong = 0, written = 0;
+  for (auto const& x : c.data) written += float(x) == float(x);
+  for (index_t i = 0; i < p.m; ++i)
+    for (index_t j = 0; j < p.n; ++j)
+      wrong += float(c.view(i, j)) != float(C(ref::gemm_element_in_order<A, B>(a.view, b.view, p.leaf, i, j)));
+  CHECK(wrong == 0);
+  CHECK(written == p.m * p.n);
+}
+
+}  // namespace
+
+TEST_CASE("gemm: the written order on ones, primes and odd tails") {
+  for (auto [m, n, k] : {std::array<index_t, 3>{1, 1, 1}, {1, 1, 37}, {5, 1, 3}, {1, 33, 2}, {12, 32, 16}, {13, 31, 17},
+                         {24, 64, 64}, {29, 71, 131}, {7, 100, 400}, {47, 16, 385}, {3, 17, 1201}, {11, 97, 53}})
+    for (index_t leaf : {index_t(0), index_t(1), index_t(5), index_t(16), index_t(48), index_t(400)}) {
+      check_bits<float, float, float>({m, n, k, leaf});
+      check_bits<float, float, float>({m, n, k, leaf, stored::row_major, stored::column_major, stored::row_major, 2});
+    }
+}
+
+TEST_CASE("gemm: every orientation of every operand") {
+  for (int mask = 0; mask < 8; ++mask) {
+    auto const order = [&](int bit) { return mask >> bit & 1 ? stored::column_major : stored::row_major; };
+    check_bits<float, float, float>({37, 53, 70, 16, order(0), order(1), order(2), 3});
+    check_bits<bf16, fp16, float>({37, 53, 70, 16, order(0), order(1), order(2), 3});
+  }
+}
+
+TEST_CASE("gemm: leaves shorter than, equal to and longer than a block of k, cut over several outer blocks") {
+  index_t const block = ops::detail::gemm_block_k;
+  for (index_t k : {block - 1, block, block + 1, 2 * block, 3 * block + 5, index_t(9216)})
+    for (index_t leaf : {index_t(0), index_t(32), index_t(64), index_t(112), block, block + 16, 2 * block - 1})
+      check_bits<float, float, float>({13, 35, k, leaf, stored::column_major, stored::row_major, stored::row_major, 2});
+}
+
+TEST_CASE("gemm: more k than fits into packed memory keeps the order") {
+  index_t const rows = ops::detail::gemm_plan::least_block_m + 13;
+  owned<float> a(rows, 5003, stored::row_major, "a"), b(5003, 37, stored::row_major, "b"), c(rows, 37, stored::row_major);
+  exec::host_context ctx(2);
+  for (index_t leaf : {index_t(0), index_t(224), index_t(2096)}) {
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = leaf});
+    for (index_t i = 0; i < rows; i += 29)
+      for (index_t j = 0; j < 37; j += 4)
+        CHECK(bits_of(c.view(i, j)) == bits_of(ref::gemm_element_in_order<float, float>(a.view, b.view, leaf, i, j)));
+  }
+}
+
+TEST_CASE("gemm: close to float64") {
+  owned<float> a(61, 300, stored::row_major, "a"), b(300, 45, stored::column_major, "b"), c(61, 45, stored::row_major);
+  exec::host_context ctx(1);
+  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = 16});
+  for (index_t i = 0; i < 61; ++i)
+    for (index_t j = 0; j < 45; ++j)
+      CHECK(std::abs(c.view(i, j) - ref::gemm_element<float, float>(a.view, b.view, i, j)) <=
+            40 * 0x1p-24 * ref::gemm_magnitude<float, float>(a.view, b.view, i, j));
+}
+
+TEST_CASE_TEMPLATE("gemm: element types mix", T, float, bf16, fp16) {
+  problem const p{19, 50, 150, 32};
+  check_bits<float, T, float>(p);
+  check_bits<float, float, T>(p);
+  check_bits<float, T, bf16>(p);
+  check_bits<T, T, T>(p);
+  check_bits<T, float, fp16>(p);
+}
+
+namespace {
+
+/// Epilogue against its definition, each step rounded once.
+template <class C>
+void check_epilogue(stored c_order, stored other_order, ops::activation_kind activation, bool accumulate) {
+  index_t const m = 27, n = 53, k = 40;
+  owned<C> a(m, k, stored::row_major, "a"), b(k, n, stored::column_major, "b"), c(m, n, c_order, "c"),
+      residual(m, n, other_order, "residual"), pre(m, n, other_order);
+  owned<float> bias(1, n, stored::row_major, "bias");
+  auto const old = c;
+  std::vector<C> before = c.data;
+  exec::host_context ctx(2);
+  ops::gemm(ctx, ops::gemm_args<C, C, C>{.c = c.view, .a = a.view, .b = b.view, .leaf = 16, .accumulate = accumulate,
+                                         .bias = bias.data.data(), .activation = activation, .residual = residual.view,
+                                         .pre_activation = pre.view});
+  index_t wrong = 0, wrong_pre = 0;
+  for (index_t i = 0; i < m; ++i)
+    for (index_t j = 0; j < n; ++j) {
+      float x = ref::gemm_element_in_order<C, C>(a.view, b.view, 16, i, j) + bias.view(0, j);
+      wrong_pre += float(pre.view(i, j)) != float(C(x));
+      float y[lanes];
+      simd::store(y, ops::apply_activation(activation, simd::broadcast(x)));
+      x = y[0] + float(residual.view(i, j));
+      if (accumulate) x = x + float(before[std::size_t(&c.view(i, j) - c.data.data())]);
+      wrong += float(c.view(i, j)) != float(C(x));
+    }
+  CHECK(wrong == 0);
+  CHECK(wrong_pre == 0);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("gemm: bias, pre-activation, activation, residual, accumulate", C, float, bf16) {
+  using ops::activation_kind;
+  for (auto order : {stored::row_major, stored::column_major})
+    for (auto other : {stored::row_major, stored::column_major})
+      for (bool accumulate : {false, true}) {
+        check_epilogue<C>(order, other, activation_kind::none, accumulate);
+        check_epilogue<C>(order, other, activation_kind::gelu_tanh, accumulate);
+        check_epilogue<C>(order, other, activation_kind::relu, accumulate);
+      }
+}
+
+TEST_CASE("gemm: residual may be c itself") {
+  owned<float> a(30, 20, stored::row_major, "a"), b(20, 40, stored::row_major, "b"), c(30, 40, stored::row_major, "c");
+  auto const before = c.data;
+  exec::host_context ctx(1);
+  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .residual = c.view});
+  for (index_t i = 0; i < 30; ++i)
+    for (index_t j = 0; j < 40; ++j)
+      CHECK(c.view(i, j) == ref::gemm_element_in_order<float, float>(a.view, b.view, 0, i, j) +
+                                before[std::size_t(&c.view(i, j) - c.data.data())]);
+}
+
+TEST_CASE("gemm: nothing to sum is +0 through the epilogue, nothing to write is nothing") {
+  exec::host_context ctx(2);
+  owned<float> a(5, 0, stored::row_major), b(0, 19, stored::row_major), c(5, 19, stored::row_major);
+  owned<float> bias(1, 19, stored::row_major, "bias");
+  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .bias = bias.data.data()});
+  for (index_t i = 0; i < 5; ++i)
+    for (index_t j = 0; j < 19; ++j) CHECK(c.view(i, j) == bias.view(0, j));
+  owned<float> none(0, 7, stored::row_major), some(7, 19, stored::row_major, "some"), empty(0, 19, stored::row_major);
+  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = empty.view, .a = none.view, .b = some.view});
+}
+
+TEST_CASE("gemm: a result does not depend on threads, neighbours or where it lies") {
+  owned<float> a(97, 700, stored::row_major, "a"), b(700, 130, stored::row_major, "b"), all(97, 130, stored::row_major);
+  exec::host_context one(1);
+  ops::gemm(one, ops::gemm_args<float, float, float>{.c = all.view, .a = a.view, .b = b.view, .leaf = 48});
+  for (int threads : {2, 3, 8}) {
+    exec::host_context ctx(threads);
+    owned<float> c(97, 130, stored::row_major), part(5, 7, stored::row_major);
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = 48});
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = part.view, .a = rows_of(a.view, 90, 5),
+                                                      .b = columns_of(b.view, 121, 7), .leaf = 48});
+    index_t wrong = 0;
+    for (index_t i = 0; i < 97; ++i)
+      for (index_t j = 0; j < 130; ++j) wrong += bits_of(c.view(i, j)) != bits_of(all.view(i, j));
+    for (index_t i = 0; i < 5; ++i)
+      for (index_t j = 0; j < 7; ++j) wrong += bits_of(part.view(i, j)) != bits_of(all.view(90 + i, 121 + j));
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("gemm: shapes and strides that do not fit are refused") {
+  exec::host_context ctx(1);
+  std::vector<float> v(1000);
+  auto const m = [&](index_t rows, index_t cols) { return matrix(v.data(), rows, cols); };
+  using args = ops::gemm_args<float, float, float>;
+  CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(3, 5), .b = m(6, 4)}), argument_error);
+  CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(2, 5), .b = m(5, 4)}), argument_error);
+  CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(3, 5), .b = m(5, 4), .residual = m(3, 3)}), argument_error);
+  matrix_view<float> const gaps{v.data(), {extents<dynamic, dynamic>(3, 5), {20, 2}}};
+  CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = gaps, .b = m(5, 4)}), argument_error);
+}
