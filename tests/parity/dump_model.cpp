@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// Writes a model's random weights, an input, its logits, loss and gradients for transformer_parity.py.
+//   dump_model gpt2|llama FILE
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include <tenon/io/safetensors.hpp>
+#include <tenon/models/gpt2.hpp>
+#include <tenon/models/llama.hpp>
+#include <tenon/train/trainer.hpp>
+
+namespace {
+
+using namespace tenon;
+constexpr index_t samples = 3, length = 70, vocabulary = 131;
+
+template <class Model>
+void dump(std::string const& path, std::map<std::string, std::string> metadata) {
+  trainer<Model> t{{.batch = samples, .sequence_length = length, .learning_rate = 0, .threads = 2}};
+  // Larger than an initialisation, so that every term of the model matters; biases and norm weights vary too.
+  random_stream const noise(7, "parity");
+  auto const parameters = t.state().parameters;
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    parameters[i] = std::fma(5.0f, parameters[i] < 0.5f ? parameters[i] : 0.0f, noise.uniform(0, i) * 0.4f - 0.2f) +
+                    (parameters[i] >= 0.5f ? 1.0f : 0.0f);
+  std::vector<std::int32_t> tokens, targets;
+  for (index_t i = 0; i < samples * length; ++i) {
+    tokens.push_back(std::int32_t(noise.word(1, std::uint64_t(i)) % vocabulary));
+    targets.push_back(i % 11 == 3 ? -1 : std::int32_t(noise.word(2, std::uint64_t(i)) % vocabulary));
+  }
+  std::vector<float> logits(std::size_t(samples * length * vocabulary));
+  t.all_logits(tokens, matrix(logits.data(), samples * length, vocabulary));
+  float const loss = float(t.step(tokens, targets).loss);
+
+  std::vector<io::tensor_to_write> out;
+  auto add = [&](std::string const& name, char const* type, std::vector<index_t> shape, void const* data, std::size_t n) {
+    out.push_back({name, type, std::move(shape), {static_cast<std::byte const*>(data), n * 4}});
+  };
+  for (auto const& s : t.parameter_list()) {
+    std::vector<index_t> const shape =
+        s.kind == nn::parameter_kind::vector ? std::vector<index_t>{s.cols} : std::vector<index_t>{s.rows, s.cols};
+    add("parameter." + s.name, "F32", shape, parameters.data() + s.offset, std::size_t(s.size()));
+    add("gradient." + s.name, "F32", shape, t.last_gradients().data() + s.offset, std::size_t(s.size()));
+  }
+  add("input.tokens", "I32", {samples, length}, tokens.data(), tokens.size());
+  add("input.targets", "I32", {samples, length}, targets.data(), targets.size());
+  add("output.logits", "F32", {samples, length, vocabulary}, logits.data(), logits.size());
+  add("output.loss", "F32", {1}, &loss, 1);
+  metadata["model"] = Model::name;
+  io::write_safetensors(path, out, metadata);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 3) return std::fputs("usage: dump_model gpt2|llama FILE\n", stderr), 2;
+  if (std::string(argv[1]) == "gpt2")
+    dump<models::gpt2<gpt2_config{.layers = 3, .width = 72, .heads = 3, .context = 80, .vocabulary = vocabulary}>>(
+        argv[2], {{"layers", "3"}, {"width", "72"}, {"heads", "3"}});
+  else
+    dump<models::llama<llama_config{.layers = 3, .width = 96, .heads = 6, .kv_heads = 2, .hidden = 200, .context = 80,
+                                    .vocabulary = vocabulary, .qkv_bias = true, .window = 40}>>(
+        argv[2], {{"layers", "3"}, {"heads", "6"}, {"kv_heads", "2"}, {"rope_base", "10000"}, {"window", "40"}});
+} catch (std::exception const& e) {
+  std::fprintf(stderr, "dump_model: %s\n", e.what());
+  return 1;
+}

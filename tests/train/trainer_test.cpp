@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include <tenon/models/gpt2.hpp>
+#include <tenon/models/llama.hpp>
+#include <tenon/train/trainer.hpp>
+
+namespace {
+std::atomic<long> heap_allocations{0};
+}
+// Counts every heap allocation of this executable.
+void* operator new(std::size_t n) {
+  ++heap_allocations;
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+namespace {
+
+using namespace tenon;
+constexpr gpt2_config small_gpt{.layers = 2, .width = 48, .heads = 3, .context = 40, .vocabulary = 67};
+constexpr llama_config small_llama{
+    .layers = 2, .width = 48, .heads = 6, .kv_heads = 2, .hidden = 80, .context = 40, .vocabulary = 67};
+using gpt = models::gpt2<small_gpt>;
+using llama = models::llama<small_llama>;
+
+struct text {
+  std::vector<std::int32_t> tokens, targets;
+};
+/// A text with structure: the next token is mostly a function of the last two.
+text make_text(index_t samples, index_t length, std::uint32_t seed) {
+  text t;
+  for (index_t s = 0; s < samples; ++s) {
+    std::uint32_t a = (seed + std::uint32_t(s) * 7u) % 67u, b = (a * 3u + 1u) % 67u;
+    for (index_t i = 0; i < length; ++i) {
+      std::uint32_t const next = (a + 2u * b + 1u) % 67u;
+      t.tokens.push_back(std::int32_t(b));
+      t.targets.push_back(std::int32_t(next));
+      a = b;
+      b = next;
+    }
+  }
+  return t;
+}
+train_options options(int threads, index_t accumulate) {
+  return {.batch = 4, .accumulate = accumulate, .sequence_length = 32, .learning_rate = 3e-3f, .threads = threads};
+}
+template <class Trainer>
+std::vector<float> train(Trainer& t, int steps, double* last_loss = nullptr) {
+  for (int i = 0; i < steps; ++i) {
+    auto const batch = make_text(4, 32, std::uint32_t(i));
+    auto const r = t.step(batch.tokens, batch.targets);
+    if (last_loss) *last_loss = r.loss;
+  }
+  auto const p = t.state().parameters;
+  return {p.begin(), p.end()};
+}
+bool same_bits(std::vector<float> const& a, std::vector<float> const& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+template <class Model, class... Ps>
+std::vector<float> run(int threads, index_t accumulate, int steps = 3) {
+  trainer<Model, Ps...> t{options(threads, accumulate)};
+  return train(t, steps);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("the same bits for every number of threads, micro-batches and every memory policy", Model, gpt, llama) {
+  auto const expected = run<Model>(1, 1);
+  CHECK(same_bits(expected, run<Model>(2, 1)));
+  CHECK(same_bits(expected, run<Model>(3, 1)));
+  CHECK(same_bits(expected, run<Model>(2, 2)));
+  CHECK(same_bits(expected, run<Model>(1, 4)));
+  CHECK(same_bits(expected, run<Model, memory::recompute_selective>(2, 1)));
+  CHECK(same_bits(expected, run<Model, memory::recompute_full>(2, 2)));
+  auto const other_seed = [] {
+    auto o = options(1, 1);
+    o.seed = 2;
+    trainer<Model> t{o};
+    return train(t, 3);
+  }();
+  CHECK_FALSE(same_bits(expected, other_seed));
+}
+
+TEST_CASE("mixed precision has the same bits for every number of threads and memory policy") {
+  auto const expected = run<gpt, precision::bf16_mixed>(1, 1);
+  CHECK(same_bits(expected, run<gpt, precision::bf16_mixed>(2, 1)));
+  CHECK(same_bits(expected, run<gpt, precision::bf16_mixed, memory::recompute_full>(3, 1)));
+  CHECK_FALSE(same_bits(expected, run<gpt>(1, 1)));
+}
+
+TEST_CASE("dropout depends on the sample, not on how the batch is cut") {
+  gpt2_config c = small_gpt;
+  c.dropout = 0.2f;
+  auto run_with = [&](int threads, index_t accumulate, bool selective) {
+    if (selective) {
+      trainer<models::gpt2<>, memory::recompute_full> t{c, options(threads, accumulate)};
+      return train(t, 2);
+    }
+    trainer<models::gpt2<>> t{c, options(threads, accumulate)};
+    return train(t, 2);
+  };
+  auto const expected = run_with(1, 1, false);
+  CHECK(same_bits(expected, run_with(2, 2, false)));
+  CHECK(same_bits(expected, run_with(2, 1, true)));
+  CHECK_FALSE(same_bits(expected, run<gpt>(1, 1, 2)));
+}
+
+template <class Trainer>
+void check_learns(double below) {
+  auto o = options(2, 1);
+  o.schedule = {.warmup_steps = 5};
+  Trainer t{o};
+  double first = 0, last = 0;
+  train(t, 1, &first);
+  train(t, 60, &last);
+  CHECK(first == doctest::Approx(std::log(67.0)).epsilon(0.05));
+  CHECK(last < below);
+}
+TEST_CASE("every precision, optimizer and model learns") {
+  check_learns<trainer<gpt>>(2.0);
+  check_learns<trainer<llama>>(2.0);
+  check_learns<trainer<gpt, precision::bf16_mixed>>(2.0);
+  check_learns<trainer<llama, precision::fp16_mixed>>(2.0);
+  check_learns<trainer<gpt, optimizer::muon>>(2.5);
+}
+
+TEST_CASE("lion and sgd learn at their own rates") {
+  auto o = options(2, 1);
+  o.learning_rate = 3e-4f;
+  trainer<gpt, optimizer::lion> lion{o};
+  o.learning_rate = 0.3f;
+  trainer<gpt, optimizer::sgd> sgd{o};
+  double loss_lion = 0, loss_sgd = 0;
+  train(lion, 80, &loss_lion);
+  train(sgd, 80, &loss_sgd);
+  CHECK(loss_lion < 3.0);
+  CHECK(loss_sgd < 3.9);
+}
+
+TEST_CASE("the loss of a step is the loss that evaluate gives, and its mean counts targets, not sequences") {
+  trainer<gpt> t{options(2, 1)}, u{options(1, 2)};
+  auto batch = make_text(4, 32, 5);
+  for (std::size_t i = 0; i < 40; ++i) batch.targets[i] = -1;  // sequences with different numbers of targets
+  double const before = t.evaluate(batch.tokens, batch.targets);
+  auto const r = t.step(batch.tokens, batch.targets);
+  CHECK(r.loss == before);
+  CHECK(r.targets == 128 - 40);
+  CHECK(u.step(batch.tokens, batch.targets).loss == before);
+}
+
+TEST_CASE("logits of the last position agree with those of all positions") {
+  trainer<llama> t{options(2, 1)};
+  auto const batch = make_text(1, 32, 9);
+  std::vector<float> all(32 * 67, NAN), last(67, NAN);
+  t.all_logits(batch.tokens, matrix(all.data(), 32, 67));
+  t.next_logits(batch.tokens, last);
+  CHECK(std::memcmp(last.data(), all.data() + 31 * 67, 67 * sizeof(float)) == 0);
+  std::vector<std::int32_t> const prefix(batch.tokens.begin(), batch.tokens.begin() + 7);
+  t.next_logits(prefix, last);
+  CHECK(std::memcmp(last.data(), all.data() + 6 * 67, 67 * sizeof(float)) == 0);
+}
+
+TEST_CASE("a step allocates nothing after the first") {
+  trainer<gpt> t{options(2, 2)};
+  auto const batch = make_text(4, 32, 1);
+  t.step(batch.tokens, batch.targets);
+  t.step(batch.tokens, batch.targets);
+  auto const system = t.system_allocations();
+  long const heap = heap_allocations;
+  t.step(batch.tokens, batch.targets);
+  CHECK(heap_allocations == heap);
+  CHECK(t.system_allocations() == system);
+}
+
+TEST_CASE("gradients agree with differences of the loss") {
+  auto o = options(2, 1);
+  o.learning_rate = 0;
+  trainer<llama> t{o};
+  auto const batch = make_text(4, 32, 3);
+  t.step(batch.tokens, batch.targets);
+  std::vector<float> const g(t.last_gradients().begin(), t.last_gradients().end());
+  // Along the gradient itself, per tensor: large enough to see in fp32.
+  for (auto const& spec : t.parameter_list()) {
+    CAPTURE(spec.name);
+    float* const p = t.state().parameters.data() + spec.offset;
+    double square = 0;
+    for (index_t i = 0; i < spec.size(); ++i) square += double(g[std::size_t(spec.offset + i)]) * g[std::size_t(spec.offset + i)];
+    std::vector<float> const saved(p, p + spec.size());
+    double loss[2];
+    float const h = float(0.01 / std::sqrt(square));
+    for (int side = 0; side < 2; ++side) {
+      for (index_t i = 0; i < spec.size(); ++i) p[i] = saved[std::size_t(i)] + (side ? -h : h) * g[std::size_t(spec.offset + i)];
+      loss[side] = t.evaluate(batch.tokens, batch.targets);
+    }
+    std::copy(saved.begin(), saved.end(), p);
+    CHECK((loss[0] - loss[1]) / (2 * double(h)) == doctest::Approx(square).epsilon(0.02));
+  }
+}
+
+TEST_CASE("options that do not fit are refused with a sentence") {
+  auto o = options(1, 3);
+  CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("not a multiple of accumulate"), argument_error);
+  o = options(1, 2);
+  o.batch = 6;
+  CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("power of two"), argument_error);
+  o = options(1, 1);
+  o.sequence_length = 41;
+  CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("context"), argument_error);
+  CHECK_THROWS_AS((trainer<models::gpt2<>>{gpt2_config{.layers = 1, .width = 10, .heads = 3, .context = 8}, options(1, 1)}), error);
+  trainer<gpt> t{options(1, 1)};
+  auto batch = make_text(4, 32, 1);
+  batch.tokens[3] = 67;
+  CHECK_THROWS_WITH_AS(t.step(batch.tokens, batch.targets), doctest::Contains("token 67"), argument_error);
+  batch.tokens.pop_back();
+  CHECK_THROWS_WITH_AS(t.step(batch.tokens, batch.targets), doctest::Contains("expected 128"), argument_error);
+}
+
+TEST_CASE("published parameter counts") {
+  auto count = [](auto const& network) {
+    std::vector<nn::parameter_spec> specs;
+    nn::binder<float const> b(nullptr, &specs);
+    network.bind(b);
+    index_t n = 0;
+    for (auto const& s : specs) n += s.size();
+    return n;
+  };
+  gpt2_config c = models::gpt2_124m::config;
+  CHECK(count(models::gpt2<>::network<arithmetic::bitwise>(c)) == 124439808 + (50304 - 50257) * 768);
+  llama_config const seven_billion{.layers = 32, .width = 4096, .heads = 32, .hidden = 11008, .context = 2048};
+  CHECK(count(models::llama<>::network<arithmetic::bitwise>(seven_billion)) == 6738415616);
+}
