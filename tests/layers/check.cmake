@@ -46,7 +46,7 @@ foreach(header IN LISTS headers)
   set(number 0)
   foreach(line IN LISTS lines)
     math(EXPR number "${number} + 1")
-    if(line MATCHES "^[ \t]*using namespace ")
+    if(line MATCHES "^using namespace ")  # at namespace scope: function bodies are indented
       string(APPEND problems "${header}:${number} has using namespace\n")
     elseif(line MATCHES "^[ \t]*#[ \t]*include[ \t]*\"")
       string(APPEND problems "${header}:${number} includes in quotes; write <tenon/...>\n")
