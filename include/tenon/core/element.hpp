@@ -10,7 +10,9 @@ namespace tenon {
 namespace detail {
 
 /// Rounds a float to a small binary format and returns its bits (sign, exponent, mantissa, right-aligned).
-/// `Finite`: the format has no infinity and one NaN per sign (all ones); overflow gives NaN (e4m3, as OCP FP8 without saturation).
+/// A NaN stays one, made quiet, with the leading bits of its payload (as hardware conversions do).
+/// `Finite`: the format has no infinity and one NaN per sign (all ones); overflow gives NaN (e4m3, as OCP FP8 without
+/// saturation).
 template <int ExponentBits, int MantissaBits, bool Finite>
 constexpr std::uint32_t float_to_small(float value) {
   constexpr int bias = (1 << (ExponentBits - 1)) - 1;
@@ -21,7 +23,7 @@ constexpr std::uint32_t float_to_small(float value) {
   std::uint32_t const bits = std::bit_cast<std::uint32_t>(value);
   std::uint32_t const sign = (bits >> 31) << (ExponentBits + MantissaBits);
   std::uint32_t const magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | nan;
+  if (magnitude > 0x7f800000u) return sign | nan | (magnitude >> (23 - MantissaBits) & ((1u << MantissaBits) - 1));
   if (magnitude == 0x7f800000u) return sign | (Finite ? nan : infinity);
   int const exponent = int(magnitude >> 23) - 127;
   std::uint32_t mantissa = magnitude & 0x7fffffu;
@@ -51,6 +53,7 @@ constexpr float small_to_float(std::uint32_t bits) {
     int e = 1 - bias;
     while (!(mantissa >> MantissaBits)) mantissa <<= 1, --e;
     mantissa &= (1u << MantissaBits) - 1;
+    static_assert(bias < 127, "a format with the exponents of fp32 has subnormals that are not normal in fp32");
     return std::bit_cast<float>(sign | (std::uint32_t(e + 127) << 23) | (mantissa << (23 - MantissaBits)));
   }
   return std::bit_cast<float>(sign | ((exponent - bias + 127) << 23) | (mantissa << (23 - MantissaBits)));
@@ -72,12 +75,18 @@ struct small_float {
 
 }  // namespace detail
 
-/// bfloat16: 8 exponent bits, 7 mantissa bits.
-struct bf16 : detail::small_float<std::uint16_t, 8, 7, false> {
-  using small_float::small_float;
-  constexpr explicit bf16(float v) : small_float(from_bits(round(v))) {}
+/// bfloat16: 8 exponent bits, 7 mantissa bits: the upper half of a float.
+struct bf16 {
+  std::uint16_t bits;
+  bf16() = default;
+  constexpr explicit bf16(float v) : bits(round(v)) {}
   constexpr explicit operator float() const { return std::bit_cast<float>(std::uint32_t(bits) << 16); }
-  constexpr bf16(small_float f) : small_float(f) {}
+  static constexpr bf16 from_bits(std::uint16_t b) {
+    bf16 f{};
+    f.bits = b;
+    return f;
+  }
+  constexpr bool operator==(bf16 o) const { return float(*this) == float(o); }
 
  private:
   static constexpr std::uint16_t round(float v) {
@@ -89,16 +98,19 @@ struct bf16 : detail::small_float<std::uint16_t, 8, 7, false> {
 /// IEEE binary16: 5 exponent bits, 10 mantissa bits.
 struct fp16 : detail::small_float<std::uint16_t, 5, 10, false> {
   using small_float::small_float;
+  fp16() = default;
   constexpr fp16(small_float f) : small_float(f) {}
 };
 /// OCP FP8 E4M3: largest 448, no infinity; overflow gives NaN.
 struct fp8_e4m3 : detail::small_float<std::uint8_t, 4, 3, true> {
   using small_float::small_float;
+  fp8_e4m3() = default;
   constexpr fp8_e4m3(small_float f) : small_float(f) {}
 };
 /// OCP FP8 E5M2: largest 57344, with infinity.
 struct fp8_e5m2 : detail::small_float<std::uint8_t, 5, 2, false> {
   using small_float::small_float;
+  fp8_e5m2() = default;
   constexpr fp8_e5m2(small_float f) : small_float(f) {}
 };
 

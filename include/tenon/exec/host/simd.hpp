@@ -213,6 +213,21 @@ TENON_ALWAYS_INLINE void store(bf16* p, f32x16 a) {
   store_low_halves(reinterpret_cast<std::uint16_t*>(p), select(is_nan(a), quiet_nan, rounded));
 }
 
+template <class T>
+  requires(std::same_as<T, fp8_e4m3> || std::same_as<T, fp8_e5m2>)
+TENON_ALWAYS_INLINE f32x16 load(T const* p) {
+  float t[lanes];
+  for (int i = 0; i < lanes; ++i) t[i] = float(p[i]);
+  return load(t);
+}
+template <class T>
+  requires(std::same_as<T, fp8_e4m3> || std::same_as<T, fp8_e5m2>)
+TENON_ALWAYS_INLINE void store(T* p, f32x16 a) {
+  float t[lanes];
+  store(t, a);
+  for (int i = 0; i < lanes; ++i) p[i] = T(t[i]);
+}
+
 /// Sixteen values of any element type from memory; the first `n`, the rest `fill`, when `n` is given.
 template <class T>
 TENON_ALWAYS_INLINE f32x16 load(T const* p, int n, float fill = 0.0f) {
