@@ -9,8 +9,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #if defined(__linux__)
-#  include <sched.h>
-#  include <sys/mount.h>
+#include <sched.h>
+#include <sys/mount.h>
 #endif
 
 #include <io/scratch_folder.hpp>
@@ -104,7 +104,8 @@ TEST_CASE("write_file_atomically: short writes and a full disk leave the old fil
     if (::mount("none", folder.path.c_str(), "tmpfs", 0, "size=128k") != 0) return 50;
     folder.write("a.txt", "old");
     std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
-    if (m.find("no space is left") == std::string::npos || folder.read("a.txt") != "old" || folder.count() != 1) return 8;
+    if (m.find("no space is left") == std::string::npos || folder.read("a.txt") != "old" || folder.count() != 1)
+      return 8;
     std::string const n = message_of([&] {
       io::atomic_folder checkpoint(folder / "step-1");
       io::write_file_atomically(checkpoint.path() / "model", large);

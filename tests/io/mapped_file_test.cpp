@@ -13,7 +13,8 @@ namespace io = tenon::io;
 
 TEST_CASE("mapped_file shows a file's bytes, mapped or read") {
   scratch_folder const folder;
-  for (std::size_t size : {std::size_t(0), std::size_t(1), std::size_t(4096), std::size_t(65535), std::size_t(65536), std::size_t(200001)}) {
+  for (std::size_t size : {std::size_t(0), std::size_t(1), std::size_t(4096), std::size_t(65535), std::size_t(65536),
+                           std::size_t(200001)}) {
     std::string content(size, '\0');
     for (std::size_t i = 0; i < size; ++i) content[i] = char(i * 7919 >> 4);
     folder.write("a.bin", content);
@@ -61,8 +62,10 @@ TEST_CASE("mapped_file names the file and the fix") {
   CHECK(message_of([&] { io::mapped_file f(folder / "missing.txt"); }) ==
         (folder / "missing.txt").string() +
             ": cannot read: there is no such file or folder. Fix: check the spelling, or create it first.");
-  CHECK(message_of([&] { io::mapped_file f(folder.path); }) == folder.path.string() + ": cannot read: it is a folder. Fix: name a file.");
+  CHECK(message_of([&] { io::mapped_file f(folder.path); }) ==
+        folder.path.string() + ": cannot read: it is a folder. Fix: name a file.");
   folder.write("secret", "x");
   ::chmod((folder / "secret").c_str(), 0);
-  if (::geteuid() != 0) CHECK(message_of([&] { io::mapped_file f(folder / "secret"); }).find("permission") != std::string::npos);
+  if (::geteuid() != 0)
+    CHECK(message_of([&] { io::mapped_file f(folder / "secret"); }).find("permission") != std::string::npos);
 }

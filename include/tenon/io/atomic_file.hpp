@@ -47,7 +47,8 @@ class file_writer {
 
 namespace detail {
 
-/// Names of temporaries: ".NAME.tenon-PID-COUNT". A live writer holds a lock on its own, so who can lock one may remove it.
+/// Names of temporaries: ".NAME.tenon-PID-COUNT". A live writer holds a lock on its own, so who can lock one may remove
+/// it.
 inline constexpr std::string_view temporary_mark = ".tenon-";
 
 inline bool is_temporary_name(std::string const& name) {
@@ -68,13 +69,14 @@ inline void remove_stale_temporaries(path const& folder) {
 inline path temporary_name(path const& target) {
   static std::atomic<unsigned> count{0};
   std::string const name = target.filename().string().substr(0, 200);  // file systems end at 255
-  return folder_of(target) / ("." + name + std::string(temporary_mark) + std::to_string(::getpid()) +
-                              "-" + std::to_string(count.fetch_add(1)));
+  return folder_of(target) / ("." + name + std::string(temporary_mark) + std::to_string(::getpid()) + "-" +
+                              std::to_string(count.fetch_add(1)));
 }
 /// Locks the new temporary and makes sure that nobody's cleaning took it away between its creation and the lock.
 inline bool lock_if_still_there(int fd, path const& name) {
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return false;
-  struct stat by_descriptor {}, by_name {};
+  struct stat by_descriptor {
+  }, by_name{};
   return ::fstat(fd, &by_descriptor) == 0 && ::stat(name.c_str(), &by_name) == 0 &&
          by_descriptor.st_ino == by_name.st_ino && by_descriptor.st_dev == by_name.st_dev;
 }
@@ -103,7 +105,7 @@ struct removal {
 /// existing file is kept and a symbolic link is followed. Temporaries that killed runs left beside it are removed.
 /// @error file_error(io_failed): folder missing or not writable, disk full   @test tests/io/atomic_file_test.cpp
 template <class Writer>
-  requires requires(Writer&& w, file_writer& out) { w(out); }
+requires requires(Writer&& w, file_writer& out) { w(out); }
 void write_file_atomically(path const& file, Writer&& writer) {
   constexpr char const* doing = "cannot write";
   path const target = detail::resolved(file);

@@ -10,11 +10,11 @@
 #include <tenon/core/config.hpp>
 
 #if defined(__x86_64__) && !defined(TENON_SCALAR) && !TENON_NVCC()
-#  define TENON_SHA_INSTRUCTIONS() 1
-#  include <cpuid.h>
-#  include <immintrin.h>
+#define TENON_SHA_INSTRUCTIONS() 1
+#include <cpuid.h>
+#include <immintrin.h>
 #else
-#  define TENON_SHA_INSTRUCTIONS() 0
+#define TENON_SHA_INSTRUCTIONS() 0
 #endif
 
 namespace tenon::io {
@@ -35,7 +35,8 @@ inline void sha256_blocks(std::uint32_t (&state)[8], std::uint8_t const* p, std:
   for (; count; --count, p += 64) {
     std::uint32_t w[64];
     for (int i = 0; i < 16; ++i)
-      w[i] = std::uint32_t(p[4 * i]) << 24 | std::uint32_t(p[4 * i + 1]) << 16 | std::uint32_t(p[4 * i + 2]) << 8 | p[4 * i + 3];
+      w[i] = std::uint32_t(p[4 * i]) << 24 | std::uint32_t(p[4 * i + 1]) << 16 | std::uint32_t(p[4 * i + 2]) << 8 |
+             p[4 * i + 3];
     for (int i = 16; i < 64; ++i) {
       std::uint32_t const a = w[i - 15], b = w[i - 2];
       w[i] = w[i - 16] + (std::rotr(a, 7) ^ std::rotr(a, 18) ^ (a >> 3)) + w[i - 7] +
@@ -64,7 +65,8 @@ inline bool has_sha_instructions() {
 }
 /// The same with the processor's SHA instructions: state in two registers as ABEF and CDGH, four rounds at a time.
 __attribute__((target("sha,sse4.1"))) inline void sha256_blocks_by_instructions(std::uint32_t (&state)[8],
-                                                                                std::uint8_t const* p, std::size_t count) {
+                                                                                std::uint8_t const* p,
+                                                                                std::size_t count) {
   __m128i const byte_order = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
   auto const at = [](auto* q) { return reinterpret_cast<__m128i const*>(q); };
   __m128i const cdab = _mm_shuffle_epi32(_mm_loadu_si128(at(state)), 0xb1);
@@ -74,7 +76,7 @@ __attribute__((target("sha,sse4.1"))) inline void sha256_blocks_by_instructions(
     __m128i const abef_before = abef, cdgh_before = cdgh;
     __m128i w[4];  // the last sixteen words of the message schedule
     for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(_mm_loadu_si128(at(p + 16 * i)), byte_order);
-#  pragma GCC unroll 16
+#pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
       __m128i const now = w[i & 3];
       __m128i const message = _mm_add_epi32(now, _mm_loadu_si128(at(sha256_constants.data() + 4 * i)));
@@ -145,7 +147,8 @@ class sha256 {
 #endif
     detail::sha256_blocks(state, p, count);
   }
-  std::uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  std::uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                            0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   std::uint8_t rest[64];
   std::size_t filled = 0;
   std::uint64_t total = 0;

@@ -41,7 +41,8 @@ inline std::string reason_and_fix(int code) {
   }
 }
 
-/// Throws that `doing` failed on `file`, e.g. "run/model.safetensors: cannot write: no space is left on the disk. Fix: ...".
+/// Throws that `doing` failed on `file`, e.g. "run/model.safetensors: cannot write: no space is left on the disk. Fix:
+/// ...".
 [[noreturn]] inline void fail(path const& file, std::string const& doing, int code) {
   file_error e(file.string(), doing + ": " + reason_and_fix(code));
   e.code = errc::io_failed;
