@@ -2,8 +2,11 @@
 #pragma once
 /// @file Memory that is taken once and used again: a training step allocates nothing after the first.
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
-#include <new>
+#include <cstring>
+#include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,40 +20,63 @@
 
 namespace tenon {
 
-/// Zeroed, page-aligned memory from the operating system; asks for huge pages. Untouched pages cost nothing.
-/// @error error(out_of_memory) with the number of bytes
+/// Zeroed, page-aligned memory from the operating system; large blocks ask for huge pages, and their untouched pages
+/// cost nothing.
+/// @error error(out_of_memory) with the number of bytes   @test tests/core/arena_test.cpp
 class memory_block {
  public:
   memory_block() = default;
-  explicit memory_block(std::size_t bytes) : length(bytes) {
+  explicit memory_block(std::size_t bytes) {
     if (!bytes) return;
-    constexpr std::size_t huge = std::size_t(2) << 20;
-    std::size_t const align = bytes >= huge ? huge : 4096;
-    length = (bytes + align - 1) / align * align;
-    pointer = static_cast<std::byte*>(std::aligned_alloc(align, length));
+    if (bytes <= std::numeric_limits<std::size_t>::max() / 2) {
+      length = (bytes + page - 1) / page * page;
+      if (length >= huge) length = (bytes + huge - 1) / huge * huge;
+      pointer = length >= huge ? map(length) : allocate(length);
+    }
     if (!pointer)
       throw error(errc::out_of_memory, "tenon::memory_block: the system has no " + std::to_string(bytes) +
                                            " bytes to give. Fix: a smaller batch, context or model.");
-#if defined(__linux__)
-    if (bytes >= huge) madvise(pointer, length, MADV_HUGEPAGE);
-#endif
-    // aligned_alloc may hand back used memory for small blocks; large ones are fresh mappings and read as zero.
-    if (bytes < (std::size_t(64) << 20)) zero(pointer, length);
   }
-  memory_block(memory_block&& o) noexcept : pointer(std::exchange(o.pointer, nullptr)), length(std::exchange(o.length, 0)) {}
+  memory_block(memory_block&& o) noexcept
+      : pointer(std::exchange(o.pointer, nullptr)), length(std::exchange(o.length, 0)) {}
   memory_block& operator=(memory_block&& o) noexcept {
     std::swap(pointer, o.pointer);
     std::swap(length, o.length);
     return *this;
   }
-  ~memory_block() { std::free(pointer); }
+  ~memory_block() {
+    if (length >= huge) unmap(pointer, length);
+    else std::free(pointer);
+  }
   std::byte* data() const { return pointer; }
   std::size_t size() const { return length; }
 
  private:
-  static void zero(std::byte* p, std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) p[i] = std::byte{0};
+  static constexpr std::size_t page = 4096, huge = std::size_t(2) << 20;
+
+  static std::byte* allocate(std::size_t length) {
+    void* p = std::aligned_alloc(page, length);
+    if (p) std::memset(p, 0, length);
+    return static_cast<std::byte*>(p);
   }
+#if defined(__linux__)
+  // A mapping of our own: the only memory that is sure to read as zero before anyone has touched it.
+  static std::byte* map(std::size_t length) {
+    void* p = mmap(nullptr, length + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    std::byte* const first = static_cast<std::byte*>(p);
+    std::size_t const before = (huge - reinterpret_cast<std::uintptr_t>(p) % huge) % huge;
+    if (before) munmap(first, before);
+    munmap(first + before + length, huge - before);
+    madvise(first + before, length, MADV_HUGEPAGE);
+    return first + before;
+  }
+  static void unmap(std::byte* p, std::size_t length) { munmap(p, length); }
+#else
+  static std::byte* map(std::size_t length) { return allocate(length); }
+  static void unmap(std::byte* p, std::size_t) { std::free(p); }
+#endif
+
   std::byte* pointer = nullptr;
   std::size_t length = 0;
 };

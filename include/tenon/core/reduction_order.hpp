@@ -13,6 +13,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include <tenon/core/view.hpp>
 
@@ -89,14 +90,15 @@ constexpr int tree_levels(index_t leaves) { return leaves <= 0 ? 0 : int(std::bi
 /// @source Kulisch 2013, "Computer Arithmetic and Validity", long accumulator
 class exact_sum {
  public:
-  static constexpr int words_count = 70;  // 2^-1074 .. 2^1024 in 32-bit digits, and room to carry
-  /// Adds a finite value; infinities and NaNs are remembered and poison the result.
+  /// 2^-1074 .. 2^1024 in 32-bit digits and room to carry, then how many NaN, +inf and -inf were added.
+  static constexpr int words_count = 73;
+  /// Infinities and NaNs are counted and poison the result.
   void add(double value) {
     std::uint64_t const bits = std::bit_cast<std::uint64_t>(value);
     int exponent = int((bits >> 52) & 0x7ffu);
     std::uint64_t mantissa = bits & ((std::uint64_t(1) << 52) - 1);
     if (exponent == 0x7ff) {
-      special = special + value;
+      ++digits[std::size_t(mantissa ? nan_count : (bits >> 63) ? minus_infinity_count : plus_infinity_count)];
       return;
     }
     if (exponent) mantissa |= std::uint64_t(1) << 52;
@@ -115,47 +117,49 @@ class exact_sum {
     o.carry();
     carry();
     for (std::size_t i = 0; i < digits.size(); ++i) digits[i] += o.digits[i];
-    special = special + o.special;
     carry();
   }
-  /// The sum, rounded once (to nearest up to the last digits that a double cannot hold).
+  /// The exact sum rounded once, to nearest even; +0 when it is zero.
   double value() const {
-    if (special != 0) return special;
+    bool const plus = digits[plus_infinity_count] != 0, minus = digits[minus_infinity_count] != 0;
+    if (digits[nan_count] != 0 || (plus && minus)) return std::numeric_limits<double>::quiet_NaN();
+    if (plus || minus) return plus ? HUGE_VAL : -HUGE_VAL;
     exact_sum t = *this;
     t.carry();
-    bool const negative = t.digits.back() < 0;
+    bool const negative = t.digits[finite_words - 1] < 0;
     if (negative) {
-      for (auto& d : t.digits) d = -d;
+      for (std::size_t i = 0; i < finite_words; ++i) t.digits[i] = -t.digits[i];
       t.carry();
     }
-    int top = words_count - 1;
+    int top = int(finite_words) - 1;
     while (top > 0 && t.digits[std::size_t(top)] == 0) --top;
-    // The two leading digits hold 33..64 bits and are exact as integers; a third decides the rounding (sticky below).
-    std::uint64_t head = 0;
+    // The two leading digits hold 33..64 bits; the third fills the window of 64, and anything below sets its last bit.
     int const low = top >= 2 ? top - 2 : 0;
     double result = 0;
     if (top >= 1) {
-      head = (std::uint64_t(t.digits[std::size_t(top)]) << 32) | std::uint64_t(t.digits[std::size_t(top) - 1]);
+      std::uint64_t const head =
+          (std::uint64_t(t.digits[std::size_t(top)]) << 32) | std::uint64_t(t.digits[std::size_t(top) - 1]);
       std::uint64_t rest = top >= 2 ? std::uint64_t(t.digits[std::size_t(low)]) : 0;
       for (int i = 0; i < low; ++i) rest |= t.digits[std::size_t(i)] != 0 ? 1u : 0u;
       int const lead = std::countl_zero(head);
-      std::uint64_t window = lead ? (head << lead) | (lead <= 32 ? rest >> (32 - lead) : 0) : head;
-      if (lead < 32 ? (rest & ((std::uint64_t(1) << (32 - lead)) - 1)) != 0 : false) window |= 1u;
+      std::uint64_t window = lead ? (head << lead) | (rest >> (32 - lead)) : head;
+      if (rest & ((std::uint64_t(1) << (32 - lead)) - 1)) window |= 1u;
       result = std::ldexp(double(window), 32 * (top - 1) - lead - 1074);
     } else {
       result = std::ldexp(double(t.digits[0]), -1074);
     }
     return negative ? -result : result;
   }
-  /// The digits, for an integer all-reduce between ranks.
+  /// The digits, for an integer all-reduce in place between ranks (a sum over at most 2^30 of them).
   std::array<std::int64_t, words_count>& words() {
     carry();
     return digits;
   }
 
  private:
+  static constexpr std::size_t finite_words = 70, nan_count = 70, plus_infinity_count = 71, minus_infinity_count = 72;
   void carry() {
-    for (std::size_t i = 0; i + 1 < digits.size(); ++i) {
+    for (std::size_t i = 0; i + 1 < finite_words; ++i) {
       std::int64_t const c = digits[i] >> 32;  // floor division: the digit left is in [0, 2^32)
       digits[i] -= c * (std::int64_t(1) << 32);
       digits[i + 1] += c;
@@ -163,7 +167,6 @@ class exact_sum {
     pending = 0;
   }
   std::array<std::int64_t, words_count> digits{};
-  double special = 0;
   std::uint32_t pending = 0;
 };
 

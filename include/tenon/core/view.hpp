@@ -25,15 +25,23 @@ class extents {
   template <class... I>
     requires(sizeof...(I) == sizeof...(E) && sizeof...(I) > 0 && (std::is_convertible_v<I, index_t> && ...))
   constexpr explicit(false) extents(I... sizes) {
-    index_t const all[] = {index_t(sizes)...};
-    for (int d = 0, k = 0; d < rank(); ++d)
-      if (static_extent(d) == dynamic) dynamics[std::size_t(k++)] = all[d];
+    if constexpr (rank_dynamic() > 0) {
+      index_t const all[] = {index_t(sizes)...};
+      for (int d = 0, k = 0; d < rank(); ++d)
+        if (static_extent(d) == dynamic) dynamics[std::size_t(k++)] = all[d];
+    } else {
+      (void(sizes), ...);
+    }
   }
   constexpr index_t extent(int d) const {
-    if (static_extent(d) != dynamic) return static_extent(d);
-    int k = 0;
-    for (int i = 0; i < d; ++i) k += static_extent(i) == dynamic;
-    return dynamics[std::size_t(k)];
+    if constexpr (rank_dynamic() > 0) {
+      if (static_extent(d) == dynamic) {
+        int k = 0;
+        for (int i = 0; i < d; ++i) k += static_extent(i) == dynamic;
+        return dynamics[std::size_t(k)];
+      }
+    }
+    return static_extent(d);
   }
   constexpr index_t size() const {
     index_t n = 1;
@@ -48,7 +56,10 @@ class extents {
 
  private:
   static constexpr std::array<index_t, sizeof...(E)> statics{E...};
-  [[no_unique_address]] std::array<index_t, std::size_t(rank_dynamic())> dynamics{};
+  struct nothing {};  // std::array<index_t, 0> is not an empty class everywhere
+  [[no_unique_address]] std::conditional_t<(0 + ... + int(E == dynamic)) == 0, nothing,
+                                           std::array<index_t, std::size_t((0 + ... + int(E == dynamic)))>>
+      dynamics{};
 };
 
 namespace detail {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+/// @file A fork-join pool of threads.   @test tests/exec/thread_pool_test.cpp
 #include <atomic>
-#include <condition_variable>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <tenon/core/config.hpp>
@@ -20,19 +20,21 @@ namespace tenon::exec {
 class thread_pool {
  public:
   explicit thread_pool(int threads) : count(threads < 1 ? 1 : threads) {
-    for (int t = 1; t < count; ++t) workers.emplace_back([this, t] { work(t); });
+    try {
+      for (int t = 1; t < count; ++t) workers.emplace_back([this, t] { work(t); });
+    } catch (...) {  // the system has no more threads: end those that began
+      stop();
+      throw;
+    }
   }
-  ~thread_pool() {
-    stopping.store(true, std::memory_order_relaxed);
-    launch();
-    for (auto& w : workers) w.join();
-  }
+  ~thread_pool() { stop(); }
   thread_pool(thread_pool const&) = delete;
   thread_pool& operator=(thread_pool const&) = delete;
 
   int size() const { return count; }
 
-  /// function(thread) on every thread. Not reentrant: a call from within `function` runs on the calling thread alone.
+  /// function(thread) on every thread. A call from within `function` runs all of it on the calling thread. Two threads
+  /// that do not belong to the pool must not call at the same time.
   template <class Function>
   void run(Function&& function) {
     if (count == 1 || busy) {
@@ -40,8 +42,9 @@ class thread_pool {
       return;
     }
     busy = true;
-    task = [](void* f, int t) { (*static_cast<std::remove_reference_t<Function>*>(f))(t); };
-    argument = const_cast<void*>(static_cast<void const*>(std::addressof(function)));
+    auto call = [&](int t) { function(t); };
+    task = [](void* f, int t) { (*static_cast<decltype(call)*>(f))(t); };
+    argument = &call;
     remaining.store(count - 1, std::memory_order_relaxed);
     launch();
     guarded(0);
@@ -85,6 +88,11 @@ class thread_pool {
 #else
     std::this_thread::yield();
 #endif
+  }
+  void stop() {
+    stopping.store(true, std::memory_order_relaxed);
+    launch();
+    for (auto& w : workers) w.join();
   }
   void launch() {
     generation.fetch_add(1, std::memory_order_release);
