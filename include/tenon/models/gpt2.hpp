@@ -22,6 +22,13 @@ struct gpt2_config {
   bool tied = true;
   float dropout = 0;
   bool operator==(gpt2_config const&) const = default;
+  /// Calls visit(name, value) for each field, in a fixed order: what a checkpoint writes and compares.
+  template <class Self, class Visit>
+  static constexpr void for_each_field(Self& c, Visit&& visit) {
+    visit("layers", c.layers), visit("width", c.width), visit("heads", c.heads), visit("context", c.context);
+    visit("vocabulary", c.vocabulary), visit("hidden", c.hidden), visit("bias", c.bias), visit("tied", c.tied);
+    visit("dropout", c.dropout);
+  }
 };
 
 namespace models {

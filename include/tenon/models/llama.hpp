@@ -25,6 +25,14 @@ struct llama_config {
   index_t window = 0;      ///< sliding window of Mistral; 0: none
   float dropout = 0;
   bool operator==(llama_config const&) const = default;
+  /// Calls visit(name, value) for each field, in a fixed order: what a checkpoint writes and compares.
+  template <class Self, class Visit>
+  static constexpr void for_each_field(Self& c, Visit&& visit) {
+    visit("layers", c.layers), visit("width", c.width), visit("heads", c.heads), visit("kv_heads", c.kv_heads);
+    visit("hidden", c.hidden), visit("context", c.context), visit("vocabulary", c.vocabulary);
+    visit("rope_base", c.rope_base), visit("qkv_bias", c.qkv_bias), visit("tied", c.tied);
+    visit("epsilon", c.epsilon), visit("window", c.window), visit("dropout", c.dropout);
+  }
 };
 
 namespace models {

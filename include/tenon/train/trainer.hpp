@@ -122,6 +122,7 @@ class trainer {
       float* const table = sum.bound.embedding.tokens.data();
       ops::add(exec, ops::add_args<float, float>{table, sum.values.data() + flat_size, embedding_size()});
     }
+    samples_done += settings.batch;
     r.loss = loss.value() / double(r.targets);
     apply(sum.values.data(), r);
     return r;
@@ -195,6 +196,8 @@ class trainer {
     return n;
   }
   index_t steps() const { return steps_done; }
+  /// Sequences trained on so far: the position in the data.
+  index_t samples() const { return samples_done; }
   double step_flops() const { return net.step_flops(double(settings.batch), double(settings.sequence_length)); }
   /// Times that memory was asked from the system: constant after the first step.
   std::size_t system_allocations() { return saved_memory.system_allocations() + exec.scratch().system_allocations(); }
@@ -204,10 +207,11 @@ class trainer {
     std::span<float> parameters, first, second;
     optim::loss_scale& scaler;
     index_t& steps;
+    index_t& samples;
   };
   state_view state() {
     auto const span = [](train::flat_buffer<float> const& b) { return std::span<float>(b.data(), std::size_t(b.size())); };
-    return {span(master), span(first), span(second), scaler, steps_done};
+    return {span(master), span(first), span(second), scaler, steps_done, samples_done};
   }
   void restored() { refresh_storage(); }
 
@@ -260,7 +264,7 @@ class trainer {
             std::span<index_t const>(positions).first(tokens),
             std::span<index_t const>(begins).first(std::size_t(samples) + 1),
             settings.sequence_length,
-            std::uint64_t((steps_done - 1) * settings.batch + micro * micro_samples()),
+            std::uint64_t(samples_done + micro * micro_samples()),
             settings.seed,
             std::uint64_t(steps_done),
             training};
@@ -344,7 +348,7 @@ class trainer {
   std::vector<index_t> positions, begins;
   std::vector<ops::norm_part> norm_parts;
   optim::loss_scale scaler;
-  index_t steps_done = 0;
+  index_t steps_done = 0, samples_done = 0;
 };
 
 }  // namespace tenon

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <tenon/data/sampler.hpp>
+#include <tenon/data/token_source.hpp>
+#include <tenon/train/checkpoint.hpp>
+#include <tenon/train/loss_curve.hpp>
+#include <tenon/train/metrics.hpp>
+#include <tenon/train/trainer.hpp>
+
+namespace tenon {
+
+/// What `fit` tells after each step.
+struct fit_event : step_result {
+  index_t total_steps = 0;
+  double tokens_per_second = 0;             ///< of this step
+  double flops_per_second = 0;              ///< as papers count them: recomputation not counted
+  std::optional<double> validation_loss{};  ///< mean in nats, on the steps that evaluate
+  std::string saved{};                      ///< the checkpoint that was written behind this step
+};
+
+struct fit_options {
+  index_t steps = 0;                 ///< train until this step of the run; steps done before a resume count
+  std::string out{};                 ///< folder for checkpoints, metrics.jsonl and loss.svg; empty: nothing is written
+  bool resume = false;               ///< continue from the newest checkpoint in `out`, if there is one
+  index_t checkpoint_every = 0;      ///< steps; 0: at the end only
+  std::size_t keep_checkpoints = 2;
+  double validation_share = 0.05;    ///< the last part of the text is not trained on
+  index_t evaluate_every = 0;        ///< steps; 0: at the end only
+  index_t evaluate_batches = 4;      ///< micro-batches per evaluation
+  std::string text_id{};             ///< what the text is (a digest): a resume with another one is refused
+  std::function<void(fit_event const&)> on_step{};
+};
+
+struct fit_result {
+  index_t steps = 0;
+  double loss = 0, validation_loss = 0;
+  double tokens_per_second = 0;      ///< median over the steps of this call, the first left out when there are more
+  double flops_per_second = 0;       ///< at that rate
+};
+
+namespace train {
+
+/// Mean loss over the first windows of the validation part, the same ones at every call; NaN when it holds none.
+template <class Trainer, class Source>
+double validation_loss(Trainer& trainer, Source const& source, text_part part, fit_options const& o) {
+  auto const& settings = trainer.options();
+  index_t const length = settings.sequence_length;
+  index_t const windows = std::min((part.size() - 1) / length, o.evaluate_batches * (settings.batch / settings.accumulate));
+  std::vector<std::int32_t> window(std::size_t(length) + 1);
+  exact_sum sum;
+  for (index_t w = 0; w < windows; ++w) {
+    source.copy(part.begin + w * length, window);
+    std::span<std::int32_t const> const all(window);
+    sum.add(trainer.evaluate(all.first(std::size_t(length)), all.last(std::size_t(length))));
+  }
+  return windows > 0 ? sum.value() / double(windows) : std::nan("");
+}
+
+inline double median(std::vector<double> values) {
+  if (values.size() > 1) values.erase(values.begin());
+  if (values.empty()) return 0;
+  std::nth_element(values.begin(), values.begin() + std::ptrdiff_t(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace train
+
+/// Trains on a text until `steps`: draws batches, writes metrics, evaluates, saves checkpoints, resumes.
+/// A run that is killed and resumed ends in the same bits as one that was not.
+/// @error argument_error: text too short, vocabulary too large for the model; file_error: folder, disk, checkpoint
+template <class Trainer, class Source>
+fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
+  auto const& settings = trainer.options();
+  if (source.vocabulary() > trainer.config().vocabulary)
+    throw argument_error("tenon::fit: the text has tokens up to " + std::to_string(source.vocabulary()) +
+                         " but the model's vocabulary is " + std::to_string(trainer.config().vocabulary) +
+                         ". Fix: a model with the text's vocabulary.");
+  auto const parts = split_text(source.size(), settings.sequence_length, o.validation_share);
+  batch_sampler const sampler(settings.seed, settings.sequence_length, parts.training);
+  io::path const out = o.out;
+  if (!o.out.empty() && o.resume) {
+    auto const found = list_checkpoints(out);
+    if (!found.empty()) load_checkpoint(trainer, found.back(), o.text_id);
+  }
+  std::optional<metrics_writer> metrics;
+  if (!o.out.empty()) metrics.emplace(out / "metrics.jsonl", trainer.steps());
+
+  auto const count = std::size_t(settings.batch * settings.sequence_length);
+  std::vector<std::int32_t> tokens(count), targets(count);
+  std::vector<double> seconds;
+  fit_result result{.steps = trainer.steps()};
+  while (trainer.steps() < o.steps) {
+    auto const begin = std::chrono::steady_clock::now();
+    sampler.fill(source, trainer.samples(), settings.batch, tokens, targets);
+    fit_event event{trainer.step(tokens, targets)};
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    event.total_steps = o.steps;
+    event.tokens_per_second = double(count) / seconds.back();
+    event.flops_per_second = trainer.step_flops() / seconds.back();
+    bool const last = event.step >= o.steps;
+    auto const due = [&](index_t every) { return last || (every > 0 && event.step % every == 0); };
+    if (due(o.evaluate_every)) event.validation_loss = train::validation_loss(trainer, source, parts.validation, o);
+    if (metrics) metrics->write(event);
+    if (!o.out.empty() && due(o.checkpoint_every)) {
+      event.saved = save_checkpoint(trainer, out, o.text_id).string();
+      prune_checkpoints(out, o.keep_checkpoints);
+    }
+    if (o.on_step) o.on_step(event);
+    result.steps = event.step;
+    result.loss = event.loss;
+    if (event.validation_loss) result.validation_loss = *event.validation_loss;
+  }
+  if (metrics) write_loss_curve(out / "loss.svg", metrics->path());
+  double const typical = train::median(seconds);
+  if (typical > 0) {
+    result.tokens_per_second = double(count) / typical;
+    result.flops_per_second = trainer.step_flops() / typical;
+  }
+  return result;
+}
+
+}  // namespace tenon
