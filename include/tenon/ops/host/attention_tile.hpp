@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file What attention forward and backward share: the register-tiled product, packing, and tiles of queries.
+#include <algorithm>
+#include <mutex>
+#include <span>
+#include <utility>
+
+#include <tenon/exec/host/context.hpp>
+#include <tenon/exec/host/simd.hpp>
+#include <tenon/ops/attention.hpp>
+
+namespace tenon::ops::detail {
+
+/// The part of a product that one kernel call keeps in registers: 16 of 32 zmm, 12 of 16 ymm.
+struct attention_tile {
+  static constexpr int rows = TENON_SIMD_AVX512() ? 4 : 6;
+  static constexpr int vectors = TENON_SIMD_AVX512() ? 4 : 1;
+  /// Queries handled together; no result depends on it.
+  static constexpr index_t queries = 64;
+  static constexpr index_t keys = attention_key_block;
+};
+
+/// Keeps a loaded vector in a register: g++ otherwise folds its load into every fma that uses it.
+TENON_ALWAYS_INLINE void attention_pin([[maybe_unused]] simd::f32x16& x) {
+#if TENON_SIMD_AVX512()
+  asm volatile("" : "+v"(x.v));
+#elif TENON_SIMD_AVX2()
+  asm volatile("" : "+x"(x.lo), "+x"(x.hi));
+#endif
+}
+
+/// Where a product's left operand has element (row, k): `by_row` at row * stride + k, `by_depth` at k * stride + row.
+enum class attention_operand { by_row, by_depth };
+
+template <int Vectors, int... V>
+TENON_ALWAYS_INLINE void attention_load(simd::f32x16 (&row)[Vectors], float const* b, std::integer_sequence<int, V...>) {
+  ((row[V] = simd::load(b + V * lanes), attention_pin(row[V])), ...);
+}
+template <attention_operand Operand, int R, int Vectors, int N, int... V>
+TENON_ALWAYS_INLINE void attention_fma_row(simd::f32x16 (&sum)[N], simd::f32x16 const (&row)[Vectors], float const* a,
+                                           index_t a_stride, std::integer_sequence<int, V...>) {
+  simd::f32x16 const x = simd::broadcast(Operand == attention_operand::by_row ? a[R * a_stride] : a[R]);
+  ((sum[R * Vectors + V] = simd::fma(x, row[V], sum[R * Vectors + V])), ...);
+}
+template <attention_operand Operand, int Vectors, int N, int... R>
+TENON_ALWAYS_INLINE void attention_fma(simd::f32x16 (&sum)[N], simd::f32x16 const (&row)[Vectors], float const* a,
+                                       index_t a_stride, std::integer_sequence<int, R...>) {
+  (attention_fma_row<Operand, R>(sum, row, a, a_stride, std::make_integer_sequence<int, Vectors>{}), ...);
+}
+template <int Vectors, int N, int... I>
+TENON_ALWAYS_INLINE void attention_begin(simd::f32x16 (&sum)[N], float const* c, index_t c_stride, bool accumulate,
+                                         std::integer_sequence<int, I...>) {
+  if (accumulate) ((sum[I] = simd::load(c + I / Vectors * c_stride + I % Vectors * lanes)), ...);
+  else ((sum[I] = simd::zero()), ...);
+}
+template <int Vectors, int N, int... I>
+TENON_ALWAYS_INLINE void attention_end(simd::f32x16 const (&sum)[N], float* c, index_t c_stride,
+                                       std::integer_sequence<int, I...>) {
+  (simd::store(c + I / Vectors * c_stride + I % Vectors * lanes, sum[I]), ...);
+}
+
+/// c [Rows, 16 Vectors] = (or +=) a [Rows, depth] b [depth, 16 Vectors]; each element one chain in order of depth.
+template <attention_operand Operand, int Rows, int Vectors>
+TENON_NOINLINE void attention_product(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride,
+                                      float* c, index_t c_stride, bool accumulate) {
+  constexpr auto all = std::make_integer_sequence<int, Rows * Vectors>{};
+  simd::f32x16 sum[Rows * Vectors], row[Vectors];
+  attention_begin<Vectors>(sum, c, c_stride, accumulate, all);
+  for (index_t k = 0; k < depth; ++k, b += b_stride, a += Operand == attention_operand::by_row ? 1 : a_stride) {
+    attention_load(row, b, std::make_integer_sequence<int, Vectors>{});
+    attention_fma<Operand>(sum, row, a, a_stride, std::make_integer_sequence<int, Rows>{});
+  }
+  attention_end<Vectors>(sum, c, c_stride, all);
+}
+
+using attention_product_function = void (*)(index_t, float const*, index_t, float const*, index_t, float*, index_t, bool);
+
+template <attention_operand Operand, int... I>
+attention_product_function attention_product_for(int rows, int vectors, std::integer_sequence<int, I...>) {
+  constexpr int most = attention_tile::vectors;
+  static constexpr attention_product_function table[] = {attention_product<Operand, I / most + 1, I % most + 1>...};
+  return table[(rows - 1) * most + vectors - 1];
+}
+
+/// As attention_product for at most attention_tile::rows rows and any number of vectors.
+template <attention_operand Operand>
+void attention_rows_product(index_t rows, index_t vectors, index_t depth, float const* a, index_t a_stride, float const* b,
+                            index_t b_stride, float* c, index_t c_stride, bool accumulate) {
+  constexpr index_t most = attention_tile::vectors;
+  for (index_t groups = ceil_div(vectors, most); groups > 0; --groups) {
+    index_t const now = ceil_div(vectors, groups);
+    attention_product_for<Operand>(int(rows), int(now),
+                                   std::make_integer_sequence<int, attention_tile::rows * int(most)>{})(
+        depth, a, a_stride, b, b_stride, c, c_stride, accumulate);
+    b += now * lanes, c += now * lanes, vectors -= now;
+  }
+}
+
+/// function(first, count) for [0, rows) in groups of at most attention_tile::rows.
+template <class Function>
+TENON_ALWAYS_INLINE void attention_row_groups(index_t rows, Function&& function) {
+  for (index_t r = 0; r < rows; r += attention_tile::rows)
+    function(r, std::min<index_t>(attention_tile::rows, rows - r));
+}
+
+/// An interval of indices; `end` is not in it.
+struct attention_interval {
+  index_t begin, end;
+  bool empty() const { return begin == end; }
+  /// What lies in [0, extent); {0, 0} when that is nothing.
+  attention_interval within(index_t extent) const {
+    attention_interval const i{std::max<index_t>(begin, 0), std::min(end, extent)};
+    return i.begin < i.end ? i : attention_interval{0, 0};
+  }
+};
+
+/// A tile: queries [query, query + queries) against keys [key, key + keys), positions in their sequence. The intervals
+/// that it answers are relative to the tile.
+struct attention_block {
+  attention_visibility visible;
+  index_t query, queries, key, keys;
+  /// Keys seen by any of `count` queries from `first` on.
+  attention_interval keys_of(index_t first, index_t count = 1) const {
+    return attention_interval{visible.keys_begin(query + first) - key, visible.keys_end(query + first + count - 1) - key}
+        .within(keys);
+  }
+  /// Queries that see any of `count` keys from `first` on.
+  attention_interval queries_of(index_t first, index_t count = 1) const {
+    return attention_interval{visible.queries_begin(key + first) - query,
+                              visible.queries_end(key + first + count - 1) - query}
+        .within(queries);
+  }
+  /// No pair is masked.
+  bool whole() const {
+    return visible.keys_begin(query + queries - 1) <= key && visible.keys_end(query) >= key + keys;
+  }
+};
+/// The blocks of keys that queries [first, first + count) see, as block numbers: never empty.
+inline attention_interval attention_key_blocks(attention_visibility const& v, index_t first, index_t count) {
+  return {v.keys_begin(first) / attention_key_block, ceil_div(v.keys_end(first + count - 1), attention_key_block)};
+}
+
+/// to [count, padded] = rows [count, width] of a matrix, the rest of each row zero; padded is a multiple of 16.
+template <class T>
+void attention_pack(T const* from, index_t stride, index_t count, index_t width, float* to, index_t padded) {
+  for (index_t r = 0; r < count; ++r)
+    for (index_t j = 0; j < padded; j += lanes)
+      simd::store(to + r * padded + j, simd::load(from + r * stride + j, int(std::min<index_t>(lanes, width - j))));
+}
+/// to [width, 64] = the transpose of rows [count, width], the columns from `count` on zero.
+template <class T>
+void attention_pack_transposed(T const* from, index_t stride, index_t count, index_t width, float* to) {
+  constexpr index_t columns = 64;
+  for (index_t r0 = 0; r0 < columns; r0 += lanes)
+    for (index_t j = 0; j < width; ++j) {
+      float column[lanes];
+      for (index_t r = 0; r < lanes; ++r) column[r] = r0 + r < count ? float(from[(r0 + r) * stride + j]) : 0.0f;
+      simd::store(to + j * columns + r0, simd::load(column));
+    }
+}
+/// Rows [count, width] of a matrix = from [count, padded], rounded; -0 becomes +0, so that skipped zeros never show.
+template <class T>
+void attention_unpack(float const* from, index_t padded, index_t count, index_t width, T* to, index_t stride) {
+  for (index_t r = 0; r < count; ++r)
+    for (index_t j = 0; j < width; j += lanes)
+      simd::store(to + r * stride + j, simd::load(from + r * padded + j) + simd::zero(),
+                  int(std::min<index_t>(lanes, width - j)));
+}
+
+/// Lanes [begin, end) of sixteen; either may lie outside.
+TENON_ALWAYS_INLINE simd::f32x16 attention_keep(attention_interval kept, simd::f32x16 x, simd::f32x16 otherwise) {
+  auto const clamped = [](index_t i) { return int(std::clamp<index_t>(i, 0, lanes)); };
+  simd::f32x16 const below = simd::select(simd::first_lanes(clamped(kept.end)), x, otherwise);
+  return simd::select(simd::first_lanes(clamped(kept.begin)), otherwise, below);
+}
+
+/// function(sequence, unit, repeat, thread) for every unit of 64 tokens of every sequence, `repeats` times each. They are
+/// handed out one by one, and under a causal mask the longest work first: `last_first` from the ends of the sequences,
+/// else from their beginnings. Units of one sequence and repeat are handed out in falling (else rising) order.
+template <class Function>
+void attention_for_each_unit(exec::thread_pool& pool, std::span<index_t const> begins, index_t repeats, bool last_first,
+                             Function&& function) {
+  index_t const sequences = index_t(begins.size()) - 1;
+  auto const units = [&](index_t s) { return ceil_div(begins[std::size_t(s) + 1] - begins[std::size_t(s)], 64); };
+  // The next to hand out: sequences with at least `round` units give one each, then the round before.
+  index_t round = 0, sequence = 0, repeat = 0;
+  for (index_t s = 0; s < sequences; ++s) round = std::max(round, units(s));
+  std::mutex handing_out;
+  pool.run([&](int thread) {
+    for (;;) {
+      index_t s, unit, r;
+      {
+        std::lock_guard lock(handing_out);
+        while (round > 0 && (sequence == sequences || units(sequence) < round))
+          if (++sequence > sequences) --round, sequence = 0;
+        if (round == 0) return;
+        s = sequence, r = repeat, unit = last_first ? round - 1 : units(s) - round;
+        if (++repeat == repeats) repeat = 0, ++sequence;
+      }
+      function(s, unit, r, thread);
+    }
+  });
+}
+
+}  // namespace tenon::ops::detail
