@@ -96,9 +96,10 @@ class gemm_driver {
   /// Rows [row, row + block_m) and blocks of k [first, last).
   void run_block(index_t row, index_t first, index_t last) {
     index_t const panels = ceil_div(std::min(plan.block_m, plan.m - row), gemm_tile::rows);
-    gemm_share(pool, plan.threads, panels * (last - first), [&](int, index_t i) {
-      index_t const panel = i % panels, block = first + i / panels, at = row + panel * gemm_tile::rows;
-      pack_strip(packed_a + i * plan.a_panel_values(), panel_rows(at), a, at, plan.order.begin(block), plan.order.end(block));
+    index_t const groups = ceil_div(panels, pack_group);
+    gemm_share(pool, plan.threads, groups * (last - first), [&](int, index_t i) {
+      index_t const block = first + i / groups, panel = i % groups * pack_group;
+      pack_rows(row, panel, std::min(panel + pack_group, panels), block, packed_a + (i / groups * panels + panel) * plan.a_panel_values());
     });
     index_t const units = ceil_div(plan.n, plan.block_n) * plan.units_m;
     gemm_share(pool, plan.threads, units, [&](int thread, index_t unit) {
@@ -106,6 +107,20 @@ class gemm_driver {
       run_unit({row, panels, panels * part / plan.units_m, panels * (part + 1) / plan.units_m, col, first, last},
                workspaces + thread * workspace_values);
     });
+  }
+
+  /// Row panels [begin, end) of a block of k; a last panel of fewer rows is a strip of its own width.
+  void pack_rows(index_t row, index_t begin, index_t end, index_t block, float* to) const {
+    index_t const at = row + begin * gemm_tile::rows, whole = (plan.m - at) / gemm_tile::rows;
+    int const full = int(std::min(end - begin, whole));
+    gemm_strips strips{to, plan.a_panel_values(), full, gemm_tile::rows, at, plan.order.begin(block), plan.order.end(block)};
+    pack_strips(strips, a);
+    if (full == end - begin) return;
+    strips.to += full * strips.strip_values;
+    strips.first += full * gemm_tile::rows;
+    strips.strips = 1;
+    strips.width = panel_rows(strips.first);
+    pack_strips(strips, a);
   }
 
   struct unit {
@@ -129,7 +144,8 @@ class gemm_driver {
 
   void pack_columns(float* to, index_t col, int width, index_t block) const {
     index_t const k0 = plan.order.begin(block), k1 = plan.order.end(block);
-    for (int j = 0; j < width; j += gemm_tile::cols) pack_strip(to + j * (k1 - k0), gemm_tile::cols, b, col + j, k0, k1);
+    int const strips = int(ceil_div(width, gemm_tile::cols));
+    pack_strips(gemm_strips{to, (k1 - k0) * gemm_tile::cols, strips, gemm_tile::cols, col, k0, k1}, b);
   }
 
   /// One row panel against all column panels of a unit.
@@ -154,6 +170,8 @@ class gemm_driver {
       job.outer += tile_state;
     }
   }
+
+  static constexpr index_t pack_group = 8;  ///< row panels packed by one thread at a time
 
   int panel_rows(index_t row) const {
     return int(std::min<index_t>(gemm_tile::rows, round_up(plan.m - row, gemm_tile::row_step)));

@@ -16,12 +16,13 @@ TENON_ALWAYS_INLINE void unrolled(F&& f) {
 }
 
 /// Keeps a loaded row of b in registers: compilers otherwise load it again for each row of the tile.
-TENON_ALWAYS_INLINE void pin([[maybe_unused]] simd::f32x16& x) {
+TENON_ALWAYS_INLINE simd::f32x16 pinned(simd::f32x16 x) {
 #if TENON_SIMD_AVX512()
   asm volatile("" : "+v"(x.v));
 #elif TENON_SIMD_AVX2()
   asm volatile("" : "+x"(x.lo), "+x"(x.hi));
 #endif
+  return x;
 }
 
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
@@ -53,10 +54,7 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
     else each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(job.outer + at); });
     for (; k < end; ++k, a += R, b += cols) {
       simd::f32x16 row[V];
-      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA {
-        row[v] = simd::load(b + v * lanes);
-        pin(row[v]);
-      });
+      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { row[v] = pinned(simd::load(b + v * lanes)); });
       unrolled<R>([&](auto r) TENON_INLINE_LAMBDA {
         simd::f32x16 const x = simd::broadcast(a[r]);
         unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { sum[r][v] = simd::fma(x, row[v], sum[r][v]); });

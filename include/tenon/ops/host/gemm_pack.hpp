@@ -51,50 +51,64 @@ TENON_ALWAYS_INLINE void transpose_16x16(simd::f32x16 (&r)[16]) {
 #endif
 }
 
-/// A strip whose k runs fastest in memory, sixteen rows at a time through a transpose.
-template <class T>
-void pack_along_k(float* to, int width, T const* from, index_t strip_stride, int valid, index_t length) {
-  for (int s = 0; s < width; s += lanes) {
-    T const* const source = from + s * strip_stride;
-    int const rows = std::clamp(valid - s, 0, lanes);
-    for (index_t k = 0; k < length; k += lanes) {
-      int const columns = int(std::min<index_t>(lanes, length - k));
-      simd::f32x16 r[lanes];
-      if (rows == lanes && columns == lanes)
-        for (int i = 0; i < lanes; ++i) r[i] = simd::load(source + i * strip_stride + k);
-      else
-        for (int i = 0; i < lanes; ++i)
-          r[i] = i < rows ? simd::load(source + i * strip_stride + k, columns) : simd::zero();
-      transpose_16x16(r);
-      float* const target = to + k * width + s;
-      if (columns == lanes)
-        for (int i = 0; i < lanes; ++i) simd::store(target + i * width, r[i]);
-      else
-        for (int i = 0; i < columns; ++i) simd::store(target + i * width, r[i]);
-    }
-  }
-}
-
-/// A strip whose own index runs fastest in memory: a copy with a conversion.
-template <class T>
-void pack_across_k(float* to, int width, T const* from, index_t k_stride, int valid, index_t length) {
-  for (index_t k = 0; k < length; ++k, to += width, from += k_stride)
-    for (int s = 0; s < width; s += lanes) {
-      int const n = std::min(lanes, valid - s);
-      simd::store(to + s, n >= lanes ? simd::load(from + s) : n > 0 ? simd::load(from + s, n) : simd::zero());
-    }
-}
-
 /// Values that packing may write past the end of a strip.
 inline constexpr index_t gemm_pack_slack = lanes;
 
-/// Packs strip indices [first, first + width) and k in [k0, k1) as to[k][width]; indices past the extent become +0.
+/// Neighbouring strips of `width` each: indices [first, first + strips * width) of an operand and k in [k0, k1) become
+/// to[strip * strip_values + k * width + index]; indices past the operand's extent become +0.
+struct gemm_strips {
+  float* to;
+  index_t strip_values;
+  int strips, width;
+  index_t first, k0, k1;
+};
+
+/// Strips whose k runs fastest in memory, sixteen rows at a time through a transpose.
 template <class T>
-void pack_strip(float* to, int width, gemm_operand<T> const& operand, index_t first, index_t k0, index_t k1) {
-  int const valid = int(std::min<index_t>(width, operand.strip_extent - first));
-  T const* const from = operand.at(first, k0);
-  if (operand.k_stride == 1) pack_along_k(to, width, from, operand.strip_stride, valid, k1 - k0);
-  else pack_across_k(to, width, from, operand.k_stride, valid, k1 - k0);
+void pack_along_k(gemm_strips const& p, gemm_operand<T> const& operand) {
+  index_t const length = p.k1 - p.k0;
+  for (int strip = 0; strip < p.strips; ++strip)
+    for (int s = 0; s < p.width; s += lanes) {
+      index_t const at = p.first + strip * p.width + s;
+      int const rows = int(std::clamp<index_t>(operand.strip_extent - at, 0, std::min(lanes, p.width - s)));
+      T const* const from = operand.at(at, p.k0);
+      float* const to = p.to + strip * p.strip_values + s;
+      for (index_t k = 0; k < length; k += lanes) {
+        int const columns = int(std::min<index_t>(lanes, length - k));
+        simd::f32x16 r[lanes];
+        if (columns == lanes)
+          for (int i = 0; i < lanes; ++i)
+            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k) : simd::zero();
+        else
+          for (int i = 0; i < lanes; ++i)
+            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k, columns) : simd::zero();
+        transpose_16x16(r);
+        for (int i = 0; i < columns; ++i) simd::store(to + (k + i) * p.width, r[i]);
+      }
+    }
+}
+
+/// Strips whose own index runs fastest in memory: a copy with a conversion.
+template <class T>
+void pack_across_k(gemm_strips const& p, gemm_operand<T> const& operand) {
+  // Reading all sixteen lanes is safe up to here; lanes past a strip's width are overwritten by its next k.
+  index_t const whole = operand.strip_extent - lanes;
+  for (index_t k = p.k0; k < p.k1; ++k)
+    for (int strip = 0; strip < p.strips; ++strip)
+      for (int s = 0; s < p.width; s += lanes) {
+        index_t const at = p.first + strip * p.width + s;
+        T const* const from = operand.at(at, k);
+        simd::f32x16 const x = at <= whole                   ? simd::load(from)
+                               : at < operand.strip_extent ? simd::load(from, int(operand.strip_extent - at))
+                                                             : simd::zero();
+        simd::store(p.to + strip * p.strip_values + (k - p.k0) * p.width + s, x);
+      }
+}
+
+template <class T>
+void pack_strips(gemm_strips const& p, gemm_operand<T> const& operand) {
+  if (operand.k_stride == 1) pack_along_k(p, operand);
+  else pack_across_k(p, operand);
 }
 
 }  // namespace tenon::ops::detail
