@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+#include <array>
+#include <bit>
+#include <limits>
+
+#include <tenon/exec/host/math.hpp>
+#include <tenon/ops/cross_entropy.hpp>
+#include <tenon/ops/elementwise.hpp>
+#include <tenon/ops/host/elementwise.hpp>
+#include <tenon/ops/host/gemm.hpp>
+#include <tenon/ops/host/rows.hpp>
+
+namespace tenon::ops {
+namespace detail {
+
+/// Where the vocabulary is cut. A block is an aligned group of 2^n leaves, hence a node of the tree; the last may be less.
+struct vocabulary_blocks {
+  static constexpr index_t least_rows = 1024;  ///< enough for gemm to run at its pace
+  index_t rows, leaf, leaves, leaves_in_block = 1, count;
+
+  vocabulary_blocks(index_t vocabulary, index_t leaf_rows)
+      : rows(vocabulary), leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
+        leaves(ceil_div(rows, leaf)) {
+    while (leaves_in_block < leaves && leaves_in_block * leaf < least_rows) leaves_in_block *= 2;
+    count = ceil_div(leaves, leaves_in_block);
+  }
+  index_t begin(index_t block) const { return block * leaves_in_block * leaf; }
+  index_t end(index_t block) const { return std::min(rows, begin(block + 1)); }
+  index_t width() const { return std::min(rows, leaves_in_block * leaf); }
+};
+
+/// The maximum of one leaf of one row of logits and the sum of exp(logit - maximum).
+inline void leaf_statistics(float const* logits, index_t n, float& maximum, float& sum) {
+  using namespace simd;
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
+  f32x16 largest = broadcast(lowest), total = zero();
+  for_lanes(0, n, [&](index_t j, int k) { largest = max(largest, load(logits + j, k, lowest)); });
+  maximum = reduce_max(largest);
+  f32x16 const shift = broadcast(maximum);
+  // exp(-inf) = +0: lanes past the end add nothing.
+  for_lanes(0, n, [&](index_t j, int k) { total = total + simd::exp(load(logits + j, k, lowest) - shift); });
+  sum = reduce_add(total);
+}
+
+/// cap tanh(logit / cap), in place.
+inline void cap_logits(float* logits, index_t n, float cap) {
+  using namespace simd;
+  for_lanes(0, n, [&](index_t j, int k) {
+    store(logits + j, simd::tanh(load(logits + j, k) / broadcast(cap)) * broadcast(cap), k);
+  });
+}
+
+/// sum of sums[l] exp(maxima[l] - maximum) by the tree; `sums` is overwritten.
+inline float rescaled_sum(float const* maxima, float* sums, index_t leaves, float maximum) {
+  using namespace simd;
+  for_lanes(0, leaves, [&](index_t l, int k) {
+    store(sums + l, load(sums + l, k) * simd::exp(load(maxima + l, k) - broadcast(maximum)), k);
+  });
+  auto const add = [](float& a, float b) { a = a + b; };
+  tree<float> total;
+  for (index_t l = 0; l < leaves; ++l) total.push(sums[l], add);
+  return total.finish(add);
+}
+
+/// One row of logits [n] becomes the gradient: (exp(logit - maximum) factor - scale at the target), through the cap.
+/// `target` is counted from the row's first logit and may lie outside.
+inline void logits_to_gradient(float* row, index_t n, index_t target, float maximum, float factor, float scale,
+                               float cap) {
+  using namespace simd;
+  auto const gradient = [&](index_t j, int k, bool at_target) {
+    f32x16 const logit = load(row + j, k);
+    f32x16 d = simd::exp(logit - broadcast(maximum)) * broadcast(factor);
+    if (at_target) {
+      float one_hot[lanes] = {};
+      one_hot[target - j] = -scale;
+      d = fma(simd::exp(logit - broadcast(maximum)), broadcast(factor), load(one_hot));
+    }
+    if (cap != 0) {
+      f32x16 const t = logit / broadcast(cap);
+      d = d * fma(negate(t), t, broadcast(1.0f));
+    }
+    store(row + j, d, k);
+  };
+  for_lanes(0, n, [&](index_t j, int k) { gradient(j, k, target >= j && target < j + k); });
+}
+
+template <class T>
+class cross_entropy_driver {
+ public:
+  cross_entropy_driver(exec::host_context& context, linear_cross_entropy_args<T> const& args)
+      : ctx(context), a(args), tokens(args.hidden.extent(0)), cols(args.hidden.extent(1)),
+        cut(args.weight.extent(0), args.leaf_vocabulary) {}
+
+  void run() {
+    arena_scope scope(ctx.scratch());
+    bool const backward = !a.d_hidden.empty() || !a.d_weight.empty();
+    allocate(backward);
+    for (index_t b = 0; b < cut.count; ++b) {
+      make_logits(b);
+      ctx.pool().for_range(tokens, piece_rows(cut.width()), [&](index_t begin, index_t end) {
+        for (index_t t = begin; t < end; ++t) gather(b, t);
+      });
+    }
+    ctx.pool().for_range(tokens, piece_rows(16 * cut.leaves), [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t) finish_row(t);
+    });
+    if (!backward) return;
+    allocate_sums();
+    for (index_t b = 0; b < cut.count; ++b) {
+      bool const again = !is_kept(b);
+      if (again) make_logits(b);
+      to_gradient(b, again);
+      add_products(b);
+    }
+    finish_hidden();
+  }
+
+ private:
+  struct row_state {
+    float maximum, sum, target_logit;
+  };
+
+  void allocate(bool backward) {
+    arena& scratch = ctx.scratch();
+    std::size_t const block_bytes = std::size_t(tokens * cut.width()) * sizeof(float);
+    index_t const fit = index_t(a.workspace_bytes / std::max<std::size_t>(1, block_bytes));
+    buffer_count = backward ? std::clamp<index_t>(fit, 1, cut.count) : 1;
+    buffers = scratch.allocate<float*>(buffer_count);
+    for (index_t i = 0; i < buffer_count; ++i) buffers[i] = scratch.allocate<float>(tokens * cut.width());
+    state = scratch.allocate<row_state>(tokens);
+    maxima = scratch.allocate<float>(tokens * cut.leaves);
+    sums = scratch.allocate<float>(tokens * cut.leaves);
+  }
+  /// Blocks 0 .. n-2 have their own buffer, the others share the last one; it ends up with the last block. The blocks
+  /// between are made again, in the first buffer, which is free by then.
+  bool is_kept(index_t b) const { return b < buffer_count - 1 || (b == cut.count - 1 && buffer_count > 1) || cut.count == 1; }
+  matrix_view<float> logits(index_t b) const {
+    bool const own = b < buffer_count - 1, last = b == cut.count - 1;
+    float* const buffer = own ? buffers[b] : (in_backward && !last) ? buffers[0] : buffers[buffer_count - 1];
+    return matrix(buffer, tokens, cut.end(b) - cut.begin(b), cut.width());
+  }
+  void make_logits(index_t b) {
+    auto const rows = rows_of(a.weight, cut.begin(b), cut.end(b) - cut.begin(b));
+    gemm(ctx, gemm_args<float, T, T>{.c = logits(b), .a = a.hidden, .b = transposed(rows)});
+  }
+
+  /// Statistics of the leaves of block b, and the logit of the target if it is there.
+  void gather(index_t b, index_t t) {
+    float* const row = detail::row(logits(b), t);
+    index_t const begin = cut.begin(b), end = cut.end(b), target = a.targets[std::size_t(t)];
+    if (a.soft_cap != 0) cap_logits(row, end - begin, a.soft_cap);
+    if (target >= begin && target < end) state[t].target_logit = row[target - begin];
+    index_t leaf = t * cut.leaves + b * cut.leaves_in_block;
+    for (index_t at = begin; at < end; at += cut.leaf, ++leaf)
+      leaf_statistics(row + (at - begin), std::min(cut.leaf, end - at), maxima[leaf], sums[leaf]);
+  }
+  void finish_row(index_t t) {
+    float const* const largest = maxima + t * cut.leaves;
+    float maximum = largest[0];
+    for (index_t l = 1; l < cut.leaves; ++l) maximum = maximum < largest[l] ? largest[l] : maximum;
+    state[t].maximum = maximum;
+    state[t].sum = rescaled_sum(largest, sums + t * cut.leaves, cut.leaves, maximum);
+    if (a.losses)
+      a.losses[t] = a.targets[std::size_t(t)] < 0 ? 0.0f : (maximum + simd::log(state[t].sum)) - state[t].target_logit;
+  }
+
+  void to_gradient(index_t b, bool again) {
+    ctx.pool().for_range(tokens, piece_rows(cut.width()), [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t) {
+        float* const row = detail::row(logits(b), t);
+        index_t const n = cut.end(b) - cut.begin(b), target = a.targets[std::size_t(t)];
+        if (target < 0) {
+          std::fill(row, row + n, 0.0f);
+          continue;
+        }
+        if (again && a.soft_cap != 0) cap_logits(row, n, a.soft_cap);
+        logits_to_gradient(row, n, target - cut.begin(b), state[t].maximum, a.gradient_scale / state[t].sum,
+                           a.gradient_scale, a.soft_cap);
+      }
+    });
+  }
+
+  void allocate_sums() {
+    in_backward = true;
+    if (a.d_hidden.empty() || cut.count == 1) return;
+    for (int level = 0; level < tree_levels(cut.count); ++level)
+      pending[std::size_t(level)] = ctx.scratch().allocate_matrix<float>(tokens, cols);
+  }
+  /// Both gradients of block b. The blocks of d_hidden are added as `tree` does, in place: gemm adds the first pair.
+  void add_products(index_t b) {
+    auto const d_logits = as_const(logits(b));
+    index_t const first = cut.begin(b), count = cut.end(b) - first;
+    if (!a.d_weight.empty())
+      gemm(ctx, gemm_args<float, float, T>{.c = rows_of(a.d_weight, first, count),
+                                           .a = transposed(d_logits),
+                                           .b = a.hidden,
+                                           .leaf = a.leaf_tokens,
+                                           .accumulate = a.accumulate_weight_gradient});
+    if (a.d_hidden.empty()) return;
+    auto const weight = rows_of(a.weight, first, count);
+    if (cut.count == 1) {
+      gemm(ctx, gemm_args<T, float, T>{.c = a.d_hidden, .a = d_logits, .b = weight, .leaf = cut.leaf});
+      return;
+    }
+    gemm(ctx, gemm_args<float, float, T>{
+                  .c = pending[0], .a = d_logits, .b = weight, .leaf = cut.leaf, .accumulate = (b & 1) != 0});
+    for (std::size_t level = 1; (b >> (level - 1)) & 1; ++level) {
+      if ((b >> level) & 1) add_to(pending[level], pending[level - 1]);
+      else std::swap(pending[level], pending[level - 1]);
+    }
+  }
+  void add_to(matrix_view<float> sum, matrix_view<float> other) {
+    add(ctx, add_args<float>{sum.data(), other.data(), sum.size()});
+  }
+  void finish_hidden() {
+    if (a.d_hidden.empty() || cut.count == 1) return;
+    matrix_view<float> sum{};
+    for (std::size_t level = 0; cut.count >> level; ++level) {
+      if (!((cut.count >> level) & 1)) continue;
+      if (!sum.empty()) add_to(pending[level], sum);
+      sum = pending[level];
+    }
+    ctx.pool().for_range(tokens, piece_rows(cols), [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t)
+        for_lanes(0, cols, [&](index_t j, int n) {
+          simd::store(row(a.d_hidden, t) + j, simd::load(row(sum, t) + j, n), n);
+        });
+    });
+  }
+
+  exec::host_context& ctx;
+  linear_cross_entropy_args<T> const& a;
+  index_t tokens, cols;
+  vocabulary_blocks cut;
+  float** buffers = nullptr;
+  index_t buffer_count = 0;
+  row_state* state = nullptr;
+  float *maxima = nullptr, *sums = nullptr;
+  bool in_backward = false;
+  std::array<matrix_view<float>, 48> pending{};
+};
+
+}  // namespace detail
+
+template <>
+struct kernel_for<linear_cross_entropy_t, device::host> {
+  template <class T>
+  static void run(exec::host_context& ctx, linear_cross_entropy_args<T> const& a) {
+    index_t const t = a.hidden.extent(0), c = a.hidden.extent(1), v = a.weight.extent(0);
+    detail::require(detail::same_shape(a.weight, v, c) && index_t(a.targets.size()) == t && v > 0 &&
+                        (a.d_hidden.empty() || detail::same_shape(a.d_hidden, t, c)) &&
+                        (a.d_weight.empty() || detail::same_shape(a.d_weight, v, c)),
+                    "tenon::linear_cross_entropy: shapes differ. Fix: hidden, d_hidden [t,c], weight, d_weight [v,c], targets [t].");
+    for (auto const target : a.targets)
+      detail::require(target < v, "tenon::linear_cross_entropy: a target is not in the vocabulary. Fix: the data's tokenizer.");
+    if (t > 0) detail::cross_entropy_driver<T>(ctx, a).run();
+  }
+};
+
+}  // namespace tenon::ops
