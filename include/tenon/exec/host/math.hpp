@@ -31,6 +31,37 @@ TENON_ALWAYS_INLINE f32x16 blend(i32x16 m, f32x16 set, f32x16 clear) {
   return from_bits(bits(clear) ^ ((bits(set) ^ bits(clear)) & m));
 }
 
+/// x = quadrant pi/2 + r for a float beyond the range of the short reduction: integers times the bits of 2/pi.
+/// @source Payne and Hanek 1983, "Radian reduction for trigonometric functions", SIGNUM Newsletter 18
+inline float reduce_angle(float x, std::int32_t& quadrant) {
+  // After a zero word, the first 224 bits of 2/pi.
+  constexpr std::uint32_t two_over_pi[] = {0,           0xa2f9836eu, 0x4e441529u, 0xfc2757d1u,
+                                           0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu};
+  std::uint32_t const b = std::bit_cast<std::uint32_t>(x) & 0x7fffffffu;
+  quadrant = 0;
+  if (b >= 0x7f800000u) return std::numeric_limits<float>::quiet_NaN();
+  std::uint64_t const mantissa = (b & 0x7fffffu) | 0x800000u;
+  // Bits of weight 4 and more only add whole turns. The window of 96 bits below begins with weight 2.
+  std::uint32_t const position = (b >> 23) - 150 + 30, first = position / 32, shift = position % 32;
+  auto window = [&](std::uint32_t k) -> std::uint64_t {
+    std::uint64_t const two = (std::uint64_t(two_over_pi[first + k]) << 32) | two_over_pi[first + k + 1];
+    return (two >> (32 - shift)) & 0xffffffffu;
+  };
+  std::uint64_t const low = mantissa * window(2), middle = mantissa * window(1) + (low >> 32);
+  std::uint64_t const high = ((mantissa * window(0)) << 32) + middle;
+  std::uint64_t const fraction = (high << 2) | ((low >> 30) & 3u);
+  quadrant = std::int32_t((high >> 62) + (fraction >> 63));
+  float const r = float(double(std::int64_t(fraction)) * 0x1.921fb54442d18p-64);
+  if (x >= 0) return r;
+  quadrant = -quadrant;
+  return -r;
+}
+/// Replaces the lanes beyond 2^20. @param quadrant only the last two bits count
+TENON_NOINLINE inline void reduce_far_angles(float const* x, float* r, std::int32_t* quadrant) {
+  for (int i = 0; i < lanes; ++i)
+    if (!(x[i] <= 0x1p20f && x[i] >= -0x1p20f)) r[i] = reduce_angle(x[i], quadrant[i]);
+}
+
 }  // namespace detail
 
 /// e^x, within 1 ulp. Results below 2^-126 are +0 (exp(-inf) = 0), above the largest float +inf; NaN passes.
@@ -79,7 +110,7 @@ TENON_ALWAYS_INLINE f32x16 tanh(f32x16 x) {
   return with_sign_of(select(a < broadcast(0.55f), near_zero, far), x);
 }
 
-/// Error function, within 2 ulp; odd to the bit.
+/// Error function, within 1 ulp; odd to the bit.
 TENON_ALWAYS_INLINE f32x16 erf(f32x16 x) {
   f32x16 const a = abs(x), s = x * x;
   f32x16 const p = detail::polynomial(s, 0x1.06eba8p-3f, -0x1.812740p-2f, 0x1.ce2d64p-4f, -0x1.b8011cp-6f,
@@ -93,20 +124,32 @@ TENON_ALWAYS_INLINE f32x16 erf(f32x16 x) {
   return select(a < broadcast(0.93f), near_zero, with_sign_of(far, x));
 }
 
-/// Sine and cosine at once, each within 2 ulp for |x| <= 2^20 (a position of a million at RoPE's fastest frequency).
-/// NaN for NaN and infinities.
+/// Sine and cosine at once, each within 2 ulp, for every finite angle; NaN for NaN and infinities. Angles beyond 2^20
+/// (a position of a million at RoPE's fastest frequency is below) take a slow path.
 TENON_ALWAYS_INLINE void sincos(f32x16 x, f32x16& sine, f32x16& cosine) {
   f32x16 const shifted = fma(x, broadcast(0x1.45f306p-1f), broadcast(detail::integer_shift));
   f32x16 const n = shifted - broadcast(detail::integer_shift);
   // x - n pi/2 with pi/2 in three truncated parts; the first step is exact.
   f32x16 const first = fma(n, broadcast(-0x1.921fb4p+0f), x);
   f32x16 const second = fma(n, broadcast(-0x1.4442d0p-24f), first);
-  f32x16 const r = fma(n, broadcast(-0x1.846988p-48f), second);
+  f32x16 r = fma(n, broadcast(-0x1.846988p-48f), second);
+  i32x16 quadrant = bits(shifted);
+  if (any(broadcast(0x1p20f) < abs(x))) [[unlikely]] {  // NaN lanes are NaN already
+    float all_x[lanes], all_r[lanes], all_quadrants[lanes];
+    std::int32_t q[lanes];
+    store(all_x, x);
+    store(all_r, r);
+    store(all_quadrants, from_bits(quadrant));
+    std::memcpy(q, all_quadrants, sizeof q);
+    detail::reduce_far_angles(all_x, all_r, q);
+    r = load(all_r);
+    quadrant = load_int(q);
+  }
   f32x16 const s = r * r;
   f32x16 const ps = detail::polynomial(s, -0x1.555542p-3f, 0x1.1105fap-7f, -0x1.98d742p-13f);
   f32x16 const pc = detail::polynomial(s, -0.5f, 0x1.555548p-5f, -0x1.6c0aecp-10f, 0x1.998d66p-16f);
   f32x16 const sine_r = fma(ps * s, r, r), cosine_r = fma(pc, s, broadcast(1.0f));
-  i32x16 const quadrant = bits(shifted), swap = detail::odd(quadrant), two = broadcast_int(2);
+  i32x16 const swap = detail::odd(quadrant), two = broadcast_int(2);
   i32x16 const sine_sign = shift_left<30>(quadrant & two);
   i32x16 const cosine_sign = shift_left<30>((quadrant + broadcast_int(1)) & two);
   sine = from_bits(bits(detail::blend(swap, cosine_r, sine_r)) ^ sine_sign);

@@ -56,6 +56,8 @@ TENON_ALWAYS_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm512_mask_blend_p
 TENON_ALWAYS_INLINE mask16 operator<(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 TENON_ALWAYS_INLINE mask16 operator<=(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
 TENON_ALWAYS_INLINE mask16 is_nan(f32x16 a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+/// Is any lane set?
+TENON_ALWAYS_INLINE bool any(mask16 m) { return m.v != 0; }
 /// mask ? a : b
 TENON_ALWAYS_INLINE f32x16 select(mask16 m, f32x16 a, f32x16 b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
 /// Lanes 0 .. n-1 set.
@@ -108,6 +110,7 @@ TENON_ALWAYS_INLINE f32x16 sqrt(f32x16 a) { return {_mm256_sqrt_ps(a.lo), _mm256
 TENON_ALWAYS_INLINE mask16 operator<(f32x16 a, f32x16 b) { return {_mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ)}; }
 TENON_ALWAYS_INLINE mask16 operator<=(f32x16 a, f32x16 b) { return {_mm256_cmp_ps(a.lo, b.lo, _CMP_LE_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_LE_OQ)}; }
 TENON_ALWAYS_INLINE mask16 is_nan(f32x16 a) { return {_mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q)}; }
+TENON_ALWAYS_INLINE bool any(mask16 m) { return _mm256_movemask_ps(_mm256_or_ps(m.lo, m.hi)) != 0; }
 TENON_ALWAYS_INLINE f32x16 select(mask16 m, f32x16 a, f32x16 b) { return {_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi)}; }
 TENON_ALWAYS_INLINE f32x16 max(f32x16 a, f32x16 b) { return select(a < b, b, a); }
 TENON_ALWAYS_INLINE f32x16 min(f32x16 a, f32x16 b) { return select(b < a, b, a); }
@@ -180,6 +183,11 @@ TENON_ALWAYS_INLINE f32x16 sqrt(f32x16 a) { return detail::each<f32x16>([&](int 
 TENON_ALWAYS_INLINE mask16 operator<(f32x16 a, f32x16 b) { return detail::each<mask16>([&](int i) { return a.v[i] < b.v[i]; }); }
 TENON_ALWAYS_INLINE mask16 operator<=(f32x16 a, f32x16 b) { return detail::each<mask16>([&](int i) { return a.v[i] <= b.v[i]; }); }
 TENON_ALWAYS_INLINE mask16 is_nan(f32x16 a) { return detail::each<mask16>([&](int i) { return a.v[i] != a.v[i]; }); }
+TENON_ALWAYS_INLINE bool any(mask16 m) {
+  bool set = false;
+  for (int i = 0; i < 16; ++i) set = set || m.v[i];
+  return set;
+}
 TENON_ALWAYS_INLINE f32x16 select(mask16 m, f32x16 a, f32x16 b) { return detail::each<f32x16>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; }); }
 TENON_ALWAYS_INLINE f32x16 max(f32x16 a, f32x16 b) { return detail::each<f32x16>([&](int i) { return a.v[i] < b.v[i] ? b.v[i] : a.v[i]; }); }
 TENON_ALWAYS_INLINE f32x16 min(f32x16 a, f32x16 b) { return detail::each<f32x16>([&](int i) { return b.v[i] < a.v[i] ? b.v[i] : a.v[i]; }); }
