@@ -2,6 +2,7 @@
 #pragma once
 /// @file Ranges around operations: name, time, floating point operations and bytes moved.
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -18,13 +19,29 @@ struct event {
   work done;
   int depth;
 };
-/// Collects events of one rank; not thread-safe (operations are recorded by the thread that calls them).
+/// Collects events of one rank, inner ones before those around them; not thread-safe (operations are recorded by the
+/// thread that calls them). After `reserve` it takes no memory until that many events are there.
+/// @test tests/profile/recorder_test.cpp
 class recorder {
  public:
   std::vector<event> events;
   int depth = 0;
+  /// More events than this are counted, not kept: 48 bytes each, so that a long run does not fill the memory.
+  std::size_t limit = std::size_t(1) << 22;
+  std::size_t dropped = 0;
+
   std::int64_t now() const {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+  }
+  void add(event const& e) {
+    if (events.size() < limit) events.push_back(e);
+    else ++dropped;
+  }
+  void reserve(std::size_t count) { events.reserve(count < limit ? count : limit); }
+  /// Forgets the events and keeps their memory. Not within a range.
+  void clear() {
+    events.clear();
+    dropped = 0;
   }
 
  private:
@@ -40,7 +57,7 @@ class range {
     if (!target) return;
     pending.end_ns = target->now();
     --target->depth;
-    target->events.push_back(pending);
+    target->add(pending);
   }
   range(range const&) = delete;
   range& operator=(range const&) = delete;
