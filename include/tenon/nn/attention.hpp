@@ -19,8 +19,8 @@ struct self_attention {
   index_t window = 0;    ///< 0: every earlier token is seen
   float soft_cap = 0;    ///< 0: none
   rope_options rope{};
-  linear qkv;            ///< pieces q, k and v, or one piece that holds all three
-  linear projection;
+  linear qkv{};          ///< pieces q, k and v, or one piece that holds all three
+  linear projection{};
 
   template <class T>
   struct parameters {

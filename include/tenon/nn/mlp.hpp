@@ -10,8 +10,8 @@ namespace tenon::nn {
 struct mlp {
   ops::activation_kind activation = ops::activation_kind::gelu_tanh;
   bool gated = false;
-  linear up;     ///< to `hidden` features, or to gate and value (pieces gate, value)
-  linear down;
+  linear up{};   ///< to `hidden` features, or to gate and value (pieces gate, value)
+  linear down{};
 
   template <class T>
   struct parameters {

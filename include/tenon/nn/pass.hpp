@@ -18,8 +18,8 @@ template <class Context, Arithmetic Order, MemoryPolicy Memory>
 struct pass {
   using arithmetic = Order;
   using memory = Memory;
-  static constexpr bool keeps_everything = Memory::policy != memory::recompute::cheap_parts;
-  static constexpr bool recomputes_layers = Memory::policy == memory::recompute::whole_layers;
+  static constexpr bool keeps_everything = Memory::policy != tenon::memory::recompute::cheap_parts;
+  static constexpr bool recomputes_layers = Memory::policy == tenon::memory::recompute::whole_layers;
 
   Context& exec;
   arena& saved;                               ///< a stack: forward pushes, the end of the step releases
