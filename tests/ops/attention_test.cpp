@@ -89,20 +89,19 @@ struct run {
 
   void forward(tenon::exec::host_context& ctx) {
     auto const begins = s.begins();
-    ops::attention_forward(ctx, ops::attention_forward_args<T>{
-                                    q(), k(), v(), tenon::matrix(out.data(), s.tokens(), wide),
-                                    tenon::matrix(log_sum_exp.data(), s.query_heads, s.tokens()), begins, options(),
-                                    s.sinks ? sinks.data() : nullptr});
+    ops::attention_forward(
+        ctx, ops::attention_forward_args<T>{q(), k(), v(), tenon::matrix(out.data(), s.tokens(), wide),
+                                            tenon::matrix(log_sum_exp.data(), s.query_heads, s.tokens()), begins,
+                                            options(), s.sinks ? sinks.data() : nullptr});
   }
   void backward(tenon::exec::host_context& ctx) {
     auto const begins = s.begins();
     index_t const n = s.tokens();
-    ops::attention_backward(
-        ctx, ops::attention_backward_args<T>{q(), k(), v(), tenon::matrix<T const>(out.data(), n, wide),
-                                             tenon::matrix<float const>(log_sum_exp.data(), s.query_heads, n),
-                                             tenon::matrix<T const>(d_out.data(), n, wide), dq(), dk(), dv(), begins,
-                                             options(), s.sinks ? sinks.data() : nullptr,
-                                             s.sinks ? d_sinks.data() : nullptr});
+    ops::attention_backward(ctx, ops::attention_backward_args<T>{
+                                     q(), k(), v(), tenon::matrix<T const>(out.data(), n, wide),
+                                     tenon::matrix<float const>(log_sum_exp.data(), s.query_heads, n),
+                                     tenon::matrix<T const>(d_out.data(), n, wide), dq(), dk(), dv(), begins, options(),
+                                     s.sinks ? sinks.data() : nullptr, s.sinks ? d_sinks.data() : nullptr});
   }
   void both(int threads) {
     tenon::exec::host_context ctx(threads);
@@ -138,8 +137,9 @@ std::vector<double> gathered(matrix_view<T> m) {
 template <class T>
 ref::attention_problem reference_problem(run<T> const& r) {
   auto const o = r.options();
-  return {r.s.begins(), o.query_heads, o.kv_heads, o.head_width, double(o.scale), o.causal, o.window, double(o.soft_cap),
-          r.s.sinks ? widened(r.sinks) : std::vector<double>{}};
+  return {r.s.begins(), o.query_heads,      o.kv_heads,
+          o.head_width, double(o.scale),    o.causal,
+          o.window,     double(o.soft_cap), r.s.sinks ? widened(r.sinks) : std::vector<double>{}};
 }
 /// The largest difference, relative to 1 + |expected|; a NaN is infinitely wrong.
 double difference(std::vector<double> const& got, std::vector<double> const& expected) {
@@ -209,7 +209,8 @@ TEST_CASE("attention with a window, a soft cap, sinks, and all of them") {
 }
 
 TEST_CASE("attention with leaves of any multiple of 16 queries") {
-  for (index_t leaf : {16, 48, 80, 128, 1024}) check_against_reference<float>({{300}, 2, 1, 16, true, 0, 0, false, leaf}, 1e-5);
+  for (index_t leaf : {16, 48, 80, 128, 1024})
+    check_against_reference<float>({{300}, 2, 1, 16, true, 0, 0, false, leaf}, 1e-5);
 }
 
 TEST_CASE("attention in bf16 and fp16 computes in fp32 and rounds once") {
@@ -284,7 +285,8 @@ TEST_CASE("attention's bits of a sequence are the same alone and packed with oth
     same(all.dv(), one.dv());
     for (int h = 0; h < packed.query_heads; ++h)
       for (index_t r = 0; r < rows; ++r)
-        CHECK(all.log_sum_exp[std::size_t(h * all.s.tokens() + first + r)] == one.log_sum_exp[std::size_t(h * rows + r)]);
+        CHECK(all.log_sum_exp[std::size_t(h * all.s.tokens() + first + r)] ==
+              one.log_sum_exp[std::size_t(h * rows + r)]);
   }
 }
 

@@ -41,7 +41,8 @@ inline double dot(double const* a, double const* b, std::ptrdiff_t n) {
 /// function(query, head, visible keys, their p, their tanh(score / cap) or 0) for every row of the softmax; all indices
 /// are tokens, heads are query heads. p sums to 1 with the sink's share.
 template <class Function>
-void attention_rows(attention_problem const& a, std::vector<double> const& q, std::vector<double> const& k, Function function) {
+void attention_rows(attention_problem const& a, std::vector<double> const& q, std::vector<double> const& k,
+                    Function function) {
   auto const d = a.head_width, q_row = a.query_heads * d, k_row = a.kv_heads * d, group = a.query_heads / a.kv_heads;
   for (std::size_t s = 0; s + 1 < a.sequence_begins.size(); ++s)
     for (auto i = a.sequence_begins[s]; i < a.sequence_begins[s + 1]; ++i)
@@ -51,7 +52,8 @@ void attention_rows(attention_problem const& a, std::vector<double> const& q, st
         double maximum = a.sinks.empty() ? -INFINITY : a.sinks[std::size_t(h)];
         for (auto j = a.sequence_begins[s]; j < a.sequence_begins[s + 1]; ++j) {
           if (!a.sees(i, j)) continue;
-          double score = a.scale * detail::dot(&q[std::size_t(i * q_row + h * d)], &k[std::size_t(j * k_row + h / group * d)], d);
+          double score =
+              a.scale * detail::dot(&q[std::size_t(i * q_row + h * d)], &k[std::size_t(j * k_row + h / group * d)], d);
           double const t = a.soft_cap > 0 ? std::tanh(score / a.soft_cap) : 0;
           if (a.soft_cap > 0) score = a.soft_cap * t;
           keys.push_back(j), p.push_back(score), z.push_back(t);
@@ -72,7 +74,8 @@ inline attention_result attention_forward(attention_problem const& a, std::vecto
     r.log_sum_exp[std::size_t(h * a.tokens() + i)] = log_sum_exp;
     for (std::size_t n = 0; n < keys.size(); ++n)
       for (std::ptrdiff_t c = 0; c < d; ++c)
-        r.out[std::size_t((i * a.query_heads + h) * d + c)] += p[n] * v[std::size_t((keys[n] * a.kv_heads + h / group) * d + c)];
+        r.out[std::size_t((i * a.query_heads + h) * d + c)] +=
+            p[n] * v[std::size_t((keys[n] * a.kv_heads + h / group) * d + c)];
   });
   return r;
 }

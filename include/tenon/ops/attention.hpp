@@ -46,10 +46,10 @@ template <class T>
 struct attention_forward_args {
   matrix_view<T const> q, k, v;
   matrix_view<T> out;
-  matrix_view<float> log_sum_exp;              ///< what backward needs
-  std::span<index_t const> sequence_begins;    ///< sequence i is tokens [begins[i], begins[i + 1]); none sees another
+  matrix_view<float> log_sum_exp;            ///< what backward needs
+  std::span<index_t const> sequence_begins;  ///< sequence i is tokens [begins[i], begins[i + 1]); none sees another
   attention_options options;
-  float const* sinks = nullptr;                ///< a logit per query head that joins the softmax's denominator only
+  float const* sinks = nullptr;  ///< a logit per query head that joins the softmax's denominator only
 };
 
 /// @shape as attention_forward_args; d_out as out, dq as q, dk as k, dv as v  d_sinks [query_heads]
@@ -58,11 +58,11 @@ struct attention_backward_args {
   matrix_view<T const> q, k, v, out;
   matrix_view<float const> log_sum_exp;
   matrix_view<T const> d_out;
-  matrix_view<T> dq, dk, dv;                   ///< overwritten
+  matrix_view<T> dq, dk, dv;  ///< overwritten
   std::span<index_t const> sequence_begins;
   attention_options options;
   float const* sinks = nullptr;
-  float* d_sinks = nullptr;                    ///< the sum is added to it; may be null
+  float* d_sinks = nullptr;  ///< the sum is added to it; may be null
 };
 
 namespace detail {
@@ -97,8 +97,9 @@ inline void require_attention(bool fits, char const* what) {
 inline void check_attention_options(attention_options const& o) {
   require_attention(o.query_heads > 0 && o.kv_heads > 0 && o.head_width > 0,
                     "heads and head_width must be positive. Fix: give all three.");
-  require_attention(o.query_heads % o.kv_heads == 0, "query_heads is not a multiple of kv_heads; query heads share KV "
-                                                     "heads in equal groups. Fix: choose a divisor.");
+  require_attention(o.query_heads % o.kv_heads == 0,
+                    "query_heads is not a multiple of kv_heads; query heads share KV "
+                    "heads in equal groups. Fix: choose a divisor.");
   require_attention(o.query_leaf > 0 && o.query_leaf % lanes == 0,
                     "query_leaf is not a positive multiple of 16. Fix: use reduction_order::token_leaf(length).");
   require_attention(o.window >= 0 && o.soft_cap >= 0, "window or soft_cap is negative. Fix: 0 means none.");
@@ -121,8 +122,17 @@ void check_attention(Args const& a) {
   auto const begins = a.sequence_begins;
   bool rising = !begins.empty() && begins.front() >= 0 && begins.back() <= tokens;
   for (std::size_t s = 0; s + 1 < begins.size(); ++s) rising = rising && begins[s] <= begins[s + 1];
-  require_attention(rising, "sequence_begins does not rise from at least 0 to at most the number of tokens. Fix: "
-                            "sequences + 1 offsets, the last one the end.");
+  require_attention(rising,
+                    "sequence_begins does not rise from at least 0 to at most the number of tokens. Fix: "
+                    "sequences + 1 offsets, the last one the end.");
+}
+
+template <class T>
+void check_attention_gradients(attention_backward_args<T> const& a) {
+  index_t const tokens = a.q.extent(0), width = a.options.head_width;
+  for (auto const& m : {matrix_view<T const>(a.dq), a.d_out})
+    check_attention_matrix(m, tokens, a.options.query_heads * width);
+  for (auto const& m : {a.dk, a.dv}) check_attention_matrix(m, tokens, a.options.kv_heads * width);
 }
 
 }  // namespace detail

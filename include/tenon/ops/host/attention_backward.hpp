@@ -15,23 +15,42 @@
 
 namespace tenon::ops::detail {
 
+/// A node of the tree of leaves: dk and dv of a block of keys, or nothing when no query of the leaf sees the block.
+struct attention_gradient_node {
+  float* values = nullptr;
+};
+
+/// One block of keys: its operands, and dk and dv so far.
+struct attention_key_state {
+  float *k, *k_columns, *v_columns;  ///< [keys][padded], then transposed: [head_width][keys]
+  float* leaf;                       ///< the chain of the present leaf, [2][keys][padded], or null
+  tree<attention_gradient_node> leaves;
+};
+
 /// A thread's memory for backward.
 struct attention_backward_scratch {
   static constexpr index_t queries = attention_tile::queries, keys = attention_tile::keys;
-  index_t padded;                ///< head_width, a multiple of 16
-  float *k, *k_columns, *v_columns;  ///< [keys][padded], then transposed: [head_width][keys]
-  float *q, *d_out;              ///< [queries][padded]
-  float *p, *d_scores;           ///< [queries][keys]
-  float *log_sum_exp, *delta;    ///< [queries]
-  float** spare;                 ///< buffers of dk and dv, [2][keys][padded] each: a stack
-  int spares;
+  index_t padded;              ///< head_width, a multiple of 16
+  float *q, *d_out;            ///< [queries][padded]
+  float *p, *d_scores;         ///< [queries][keys]
+  float *log_sum_exp, *delta;  ///< [queries]
+  attention_key_state blocks[attention_tile::most_in_unit];
+  float* spare[50 * attention_tile::most_in_unit];  ///< a stack of free buffers of dk and dv, [2][keys][padded] each
+  int spares = 0;
 
-  attention_backward_scratch(arena& a, index_t head_width, int levels) : padded(round_up(head_width, lanes)), spares(levels + 2) {
-    for (float** m : {&k, &k_columns, &v_columns, &q, &d_out}) *m = a.allocate<float>(64 * padded);
-    for (float** m : {&p, &d_scores}) *m = a.allocate<float>(queries * keys);
-    for (float** m : {&log_sum_exp, &delta}) *m = a.allocate<float>(queries);
-    spare = a.allocate<float*>(spares);
-    for (int i = 0; i < spares; ++i) spare[i] = a.allocate<float>(gradient_size());
+  /// `leaves`: the most that a sequence has.
+  template <class Memory>
+  attention_backward_scratch(Memory& a, index_t head_width, index_t leaves, index_t blocks_in_unit)
+      : padded(round_up(head_width, lanes)) {
+    for (float** m : {&q, &d_out}) *m = a.template allocate<float>(queries * padded);
+    for (float** m : {&p, &d_scores}) *m = a.template allocate<float>(queries * keys);
+    for (float** m : {&log_sum_exp, &delta}) *m = a.template allocate<float>(queries);
+    for (index_t i = 0; i < blocks_in_unit; ++i) {
+      for (float** m : {&blocks[i].k, &blocks[i].k_columns, &blocks[i].v_columns})
+        *m = a.template allocate<float>(keys * padded);
+      for (int level = 0; level <= tree_levels(leaves); ++level)
+        spare[spares++] = a.template allocate<float>(gradient_size());
+    }
   }
   index_t gradient_size() const { return 2 * keys * padded; }
 };
@@ -40,27 +59,52 @@ struct attention_backward_scratch {
 template <class T>
 struct attention_backward_shared {
   attention_backward_args<T> const& args;
-  float* delta;                  ///< [query_heads][tokens]
-  std::atomic<int>* blocks_done; ///< of each tile of queries and query head: how many of its blocks of keys are in dq
-  index_t* first_tile;           ///< of each sequence, among all tiles
-  float* dq;                     ///< fp32 sums where dq itself cannot hold them, [query_heads][tokens][padded]
+  float* delta;                   ///< [query_heads][tokens]
+  std::atomic<int>* blocks_done;  ///< of each tile of queries and query head: how many of its blocks of keys are in dq
+  index_t* first_tile;            ///< of each sequence, among all tiles
+  float* dq;                      ///< fp32 sums where dq itself cannot hold them, [query_heads][tokens][padded]
+  index_t all_tiles = 0, most_leaves = 0;
 
+  template <class Memory>
+  attention_backward_shared(Memory& memory, attention_backward_args<T> const& given) : args(given) {
+    auto const& o = args.options;
+    for (index_t s = 0; s < sequences(); ++s) {
+      all_tiles += tiles(s);
+      most_leaves = std::max(most_leaves, ceil_div(length(s), o.query_leaf));
+    }
+    index_t const rows = o.query_heads * args.q.extent(0);
+    delta = memory.template allocate<float>(rows);
+    blocks_done = memory.template allocate<std::atomic<int>>(all_tiles * o.query_heads);
+    first_tile = memory.template allocate<index_t>(sequences());
+    dq = in_place(o) ? nullptr : memory.template allocate<float>(rows * round_up(o.head_width, lanes));
+  }
+  void begin() {
+    for (index_t i = 0; i < all_tiles * args.options.query_heads; ++i) std::construct_at(blocks_done + i, 0);
+    index_t next = 0;
+    for (index_t s = 0; s < sequences(); next += tiles(s++)) first_tile[s] = next;
+  }
+  index_t sequences() const { return index_t(args.sequence_begins.size()) - 1; }
+  index_t length(index_t s) const {
+    return args.sequence_begins[std::size_t(s) + 1] - args.sequence_begins[std::size_t(s)];
+  }
+  /// Tiles of queries of a sequence; none has queries of two leaves.
+  index_t tiles(index_t s) const {
+    index_t const leaf = args.options.query_leaf;
+    return length(s) / leaf * tiles_per_leaf() + ceil_div(length(s) % leaf, attention_tile::queries);
+  }
   /// dq can hold the sums when it is fp32 and whole vectors fit into a head.
   static bool in_place(attention_options const& o) { return std::is_same_v<T, float> && o.head_width % lanes == 0; }
   index_t tiles_per_leaf() const { return ceil_div(args.options.query_leaf, attention_tile::queries); }
 };
 
-/// One block of keys of one KV head of one sequence.
+/// A few blocks of keys of one KV head of one sequence.
 struct attention_key_item {
   attention_visibility visible;
-  index_t sequence, token;       ///< the sequence, and the token it begins at
-  index_t key, keys;             ///< positions [key, key + keys)
+  index_t sequence, token;  ///< the sequence, and the token it begins at
+  index_t key, keys;        ///< positions [key, key + keys)
   int kv_head;
-};
-
-/// A node of the tree of leaves: dk and dv of a block of keys, or nothing when no query of the leaf sees the block.
-struct attention_gradient_node {
-  float* values = nullptr;
+  index_t blocks() const { return ceil_div(keys, attention_key_block); }
+  index_t block_keys(index_t b) const { return std::min(attention_key_block, keys - b * attention_key_block); }
 };
 
 /// p and the gradients of the scores of one query, in place of the scores `p` and of dot(d_out, v) in `d_scores`.
@@ -68,7 +112,8 @@ template <bool Masked, bool Capped>
 void attention_score_gradients(attention_options const& o, attention_interval seen, float log_sum_exp, float delta,
                                float* p, float* d_scores) {
   using simd::f32x16, simd::broadcast;
-  f32x16 const factor = broadcast(Capped ? o.soft_cap : o.scale), into_cap = broadcast(Capped ? o.scale / o.soft_cap : 0);
+  f32x16 const factor = broadcast(Capped ? o.soft_cap : o.scale),
+               into_cap = broadcast(Capped ? o.scale / o.soft_cap : 0);
   f32x16 const minus = broadcast(-log_sum_exp), mean = broadcast(delta), scale = broadcast(o.scale);
   for (index_t c = 0; c < attention_tile::keys; c += lanes) {
     if (Masked && (c >= seen.end || c + lanes <= seen.begin)) {
@@ -93,34 +138,36 @@ void attention_score_gradients(attention_options const& o, attention_interval se
 
 /// p and the gradients of the scores of one tile.
 inline void attention_backward_scores(attention_options const& o, attention_block const& block,
-                                      attention_backward_scratch& s) {
+                                      attention_key_state const& keys, attention_backward_scratch& s) {
   constexpr index_t stride = attention_backward_scratch::keys;
   attention_row_groups(block.queries, [&](index_t q, index_t rows) {
     auto const seen = block.keys_of(q, rows);
-    index_t const first = seen.begin / lanes * lanes, vectors = ceil_div(seen.end - first, lanes), at = q * stride + first;
+    index_t const first = seen.begin / lanes * lanes, vectors = ceil_div(seen.end - first, lanes),
+                  at = q * stride + first;
     if (seen.empty()) return;
     attention_rows_product<attention_operand::by_row>(rows, vectors, o.head_width, s.q + q * s.padded, s.padded,
-                                                      s.k_columns + first, stride, s.p + at, stride, false);
+                                                      keys.k_columns + first, stride, s.p + at, stride, false);
     attention_rows_product<attention_operand::by_row>(rows, vectors, o.head_width, s.d_out + q * s.padded, s.padded,
-                                                      s.v_columns + first, stride, s.d_scores + at, stride, false);
+                                                      keys.v_columns + first, stride, s.d_scores + at, stride, false);
   });
   bool const whole = block.whole(), capped = o.soft_cap > 0;
   auto const kernel = whole ? capped ? attention_score_gradients<false, true> : attention_score_gradients<false, false>
-                            : capped ? attention_score_gradients<true, true> : attention_score_gradients<true, false>;
+                      : capped ? attention_score_gradients<true, true>
+                               : attention_score_gradients<true, false>;
   for (index_t q = 0; q < block.queries; ++q)
     kernel(o, block.keys_of(q), s.log_sum_exp[q], s.delta[q], s.p + q * stride, s.d_scores + q * stride);
 }
 
 /// dk, dv += (or =) one tile's part.
-inline void attention_backward_keys(attention_block const& block, attention_backward_scratch& s, float* gradient, bool add) {
+inline void attention_backward_keys(attention_block const& block, attention_backward_scratch& s, float* gradient,
+                                    bool add) {
   constexpr index_t stride = attention_backward_scratch::keys;
   auto const product = [&](float const* scores, float const* rows_of_queries, float* out) {
     attention_row_groups(block.keys, [&](index_t key, index_t rows) {
       auto const by = block.queries_of(key, rows);
-      attention_rows_product<attention_operand::by_depth>(rows, s.padded / lanes, by.end - by.begin,
-                                                          scores + by.begin * stride + key, stride,
-                                                          rows_of_queries + by.begin * s.padded, s.padded,
-                                                          out + key * s.padded, s.padded, add);
+      attention_rows_product<attention_operand::by_depth>(
+          rows, s.padded / lanes, by.end - by.begin, scores + by.begin * stride + key, stride,
+          rows_of_queries + by.begin * s.padded, s.padded, out + key * s.padded, s.padded, add);
     });
   };
   product(s.d_scores, s.q, gradient);
@@ -137,7 +184,8 @@ inline void attention_wait(std::atomic<int>& done, int needed) {
 /// dq += (or =) one tile's part, in its turn; the last block of keys rounds the sums to T.
 template <class T>
 void attention_backward_queries(attention_backward_shared<T> const& shared, attention_key_item const& item, int head,
-                                index_t tile, attention_block const& block, attention_backward_scratch& s) {
+                                index_t tile, attention_block const& block, float const* k,
+                                attention_backward_scratch& s) {
   auto const& a = shared.args;
   auto const& o = a.options;
   index_t const row = item.token + block.query;
@@ -147,15 +195,14 @@ void attention_backward_queries(attention_backward_shared<T> const& shared, atte
   if constexpr (std::is_same_v<T, float>)
     if (shared.in_place(o)) sums = target, stride = a.dq.stride(0);
   auto const blocks = attention_key_blocks(block.visible, block.query, block.queries);
-  int const before = int(item.key / attention_key_block - blocks.begin);
+  int const before = int(block.key / attention_key_block - blocks.begin);
   auto& done = shared.blocks_done[(shared.first_tile[item.sequence] + tile) * o.query_heads + head];
   attention_wait(done, before);
   attention_row_groups(block.queries, [&](index_t q, index_t rows) {
     auto const keys = block.keys_of(q, rows);
-    attention_rows_product<attention_operand::by_row>(rows, s.padded / lanes, keys.end - keys.begin,
-                                                      s.d_scores + q * attention_backward_scratch::keys + keys.begin,
-                                                      attention_backward_scratch::keys, s.k + keys.begin * s.padded,
-                                                      s.padded, sums + q * stride, stride, before > 0);
+    attention_rows_product<attention_operand::by_row>(
+        rows, s.padded / lanes, keys.end - keys.begin, s.d_scores + q * attention_backward_scratch::keys + keys.begin,
+        attention_backward_scratch::keys, k + keys.begin * s.padded, s.padded, sums + q * stride, stride, before > 0);
   });
   if (before + 1 == blocks.end - blocks.begin)
     attention_unpack(sums, stride, block.queries, index_t(o.head_width), target, a.dq.stride(0));
@@ -163,35 +210,45 @@ void attention_backward_queries(attention_backward_shared<T> const& shared, atte
   done.notify_all();
 }
 
-/// One leaf of dk and dv: for each query head of the group, its queries in order. Null when none sees the block.
+/// One tile of queries of one head against the item's blocks of keys.
 template <class T>
-float* attention_backward_leaf(attention_backward_shared<T> const& shared, attention_key_item const& item, index_t leaf,
-                               attention_backward_scratch& s) {
+void attention_backward_tile(attention_backward_shared<T> const& shared, attention_key_item const& item, index_t head,
+                             index_t tile, index_t query, index_t queries, attention_backward_scratch& s) {
   auto const& a = shared.args;
-  auto const& o = a.options;
-  index_t const width = o.head_width, group = o.query_heads / o.kv_heads;
-  index_t const leaf_begin = leaf * o.query_leaf, leaf_end = std::min(leaf_begin + o.query_leaf, item.visible.length);
-  float* gradient = nullptr;
-  for (index_t h = 0; h < group; ++h) {
-    index_t const head = item.kv_head * group + h;
-    for (index_t tile = 0, query = leaf_begin; query < leaf_end; ++tile, query += attention_tile::queries) {
-      index_t const queries = std::min(attention_tile::queries, leaf_end - query), row = item.token + query;
-      attention_block const block{item.visible, query, queries, item.key, item.keys};
-      if (block.keys_of(0, queries).empty()) continue;
-      attention_pack(&a.q(row, head * width), a.q.stride(0), queries, width, s.q, s.padded);
-      attention_pack(&a.d_out(row, head * width), a.d_out.stride(0), queries, width, s.d_out, s.padded);
-      for (index_t q = 0; q < queries; ++q) {
-        s.log_sum_exp[q] = a.log_sum_exp(head, row + q);
-        s.delta[q] = shared.delta[head * a.q.extent(0) + row + q];
-      }
-      attention_backward_scores(o, block, s);
-      bool const add = gradient != nullptr;
-      if (!add) gradient = s.spare[--s.spares];
-      attention_backward_keys(block, s, gradient, add);
-      attention_backward_queries(shared, item, int(head), leaf * shared.tiles_per_leaf() + tile, block, s);
-    }
+  index_t const width = a.options.head_width, row = item.token + query;
+  if (attention_block{item.visible, query, queries, item.key, item.keys}.keys_of(0, queries).empty()) return;
+  attention_pack(&a.q(row, head * width), a.q.stride(0), queries, width, s.q, s.padded);
+  attention_pack(&a.d_out(row, head * width), a.d_out.stride(0), queries, width, s.d_out, s.padded);
+  for (index_t q = 0; q < queries; ++q) {
+    s.log_sum_exp[q] = a.log_sum_exp(head, row + q);
+    s.delta[q] = shared.delta[head * a.q.extent(0) + row + q];
   }
-  return gradient;
+  for (index_t b = 0; b < item.blocks(); ++b) {
+    attention_block const block{item.visible, query, queries, item.key + b * attention_key_block, item.block_keys(b)};
+    if (block.keys_of(0, queries).empty()) continue;
+    auto& keys = s.blocks[b];
+    attention_backward_scores(a.options, block, keys, s);
+    bool const add = keys.leaf != nullptr;
+    if (!add) keys.leaf = s.spare[--s.spares];
+    attention_backward_keys(block, s, keys.leaf, add);
+    attention_backward_queries(shared, item, int(head), tile, block, keys.k, s);
+  }
+}
+
+/// One leaf of dk and dv of all blocks of an item: for each query head of the group, its queries in order.
+template <class T>
+void attention_backward_leaf(attention_backward_shared<T> const& shared, attention_key_item const& item, index_t leaf,
+                             attention_backward_scratch& s) {
+  auto const& o = shared.args.options;
+  index_t const group = o.query_heads / o.kv_heads, begin = leaf * o.query_leaf;
+  index_t const end = std::min(begin + o.query_leaf, item.visible.length);
+  for (index_t b = 0; b < item.blocks(); ++b) s.blocks[b].leaf = nullptr;
+  for (index_t h = 0; h < group; ++h) {
+    index_t tile = leaf * shared.tiles_per_leaf();
+    for (index_t query = begin; query < end; query += attention_tile::queries, ++tile)
+      attention_backward_tile(shared, item, item.kv_head * group + h, tile, query,
+                              std::min(attention_tile::queries, end - query), s);
+  }
 }
 
 template <class T>
@@ -200,10 +257,6 @@ void attention_backward_item(attention_backward_shared<T> const& shared, attenti
   auto const& a = shared.args;
   auto const& o = a.options;
   index_t const width = o.head_width, column = item.kv_head * width, row = item.token + item.key;
-  attention_pack(&a.k(row, column), a.k.stride(0), item.keys, width, s.k, s.padded);
-  attention_pack_transposed(&a.k(row, column), a.k.stride(0), item.keys, width, s.k_columns);
-  attention_pack_transposed(&a.v(row, column), a.v.stride(0), item.keys, width, s.v_columns);
-  tree<attention_gradient_node> sum;
   auto const combine = [&](attention_gradient_node& left, attention_gradient_node const& right) {
     if (!right.values) return;
     if (!left.values) {
@@ -211,16 +264,27 @@ void attention_backward_item(attention_backward_shared<T> const& shared, attenti
       return;
     }
     for (index_t i = 0; i < s.gradient_size(); i += lanes)
-      simd::store(left.values + i, simd::load(left.values + i) + simd::load(right.values + i));
+      store(left.values + i, simd::load(left.values + i) + simd::load(right.values + i));
     s.spare[s.spares++] = right.values;
   };
-  for (index_t leaf = 0; leaf < ceil_div(item.visible.length, o.query_leaf); ++leaf)
-    sum.push({attention_backward_leaf(shared, item, leaf, s)}, combine);
-  float* const total = sum.finish(combine).values;
-  attention_unpack(total, s.padded, item.keys, width, &a.dk(row, column), a.dk.stride(0));
-  attention_unpack(total + attention_backward_scratch::keys * s.padded, s.padded, item.keys, width, &a.dv(row, column),
-                   a.dv.stride(0));
-  s.spare[s.spares++] = total;
+  for (index_t b = 0; b < item.blocks(); ++b) {
+    index_t const first = row + b * attention_key_block, keys = item.block_keys(b);
+    attention_pack(&a.k(first, column), a.k.stride(0), keys, width, s.blocks[b].k, s.padded);
+    attention_pack_transposed(&a.k(first, column), a.k.stride(0), keys, width, s.blocks[b].k_columns);
+    attention_pack_transposed(&a.v(first, column), a.v.stride(0), keys, width, s.blocks[b].v_columns);
+  }
+  for (index_t leaf = 0; leaf < ceil_div(item.visible.length, o.query_leaf); ++leaf) {
+    attention_backward_leaf(shared, item, leaf, s);
+    for (index_t b = 0; b < item.blocks(); ++b) s.blocks[b].leaves.push({s.blocks[b].leaf}, combine);
+  }
+  for (index_t b = 0; b < item.blocks(); ++b) {
+    float* const dk = s.blocks[b].leaves.finish(combine).values;
+    float* const dv = dk + attention_backward_scratch::keys * s.padded;
+    index_t const first = row + b * attention_key_block, keys = item.block_keys(b);
+    attention_unpack(dk, s.padded, keys, width, &a.dk(first, column), a.dk.stride(0));
+    attention_unpack(dv, s.padded, keys, width, &a.dv(first, column), a.dv.stride(0));
+    s.spare[s.spares++] = dk;
+  }
 }
 
 /// delta [query_heads][tokens] = the sum of d_out * out of each row.
@@ -268,41 +332,36 @@ template <>
 struct kernel_for<attention_backward_t, device::host> {
   template <class T>
   static void run(exec::host_context& ctx, attention_backward_args<T> const& a) {
-    detail::check_attention(a);
     auto const& o = a.options;
-    index_t const tokens = a.q.extent(0), sequences = index_t(a.sequence_begins.size()) - 1;
-    for (auto const& m : {matrix_view<T const>(a.dq), a.d_out})
-      detail::check_attention_matrix(m, tokens, index_t(o.query_heads) * o.head_width);
-    for (auto const& m : {a.dk, a.dv}) detail::check_attention_matrix(m, tokens, index_t(o.kv_heads) * o.head_width);
-    arena& memory = ctx.scratch();
-    arena_scope scope(memory);
-    detail::attention_backward_shared<T> shared{a, memory.allocate<float>(o.query_heads * tokens), nullptr,
-                                                memory.allocate<index_t>(sequences + 1), nullptr};
-    index_t longest = 0;
-    shared.first_tile[0] = 0;
-    for (index_t s = 0; s < sequences; ++s) {
-      index_t const length = a.sequence_begins[std::size_t(s) + 1] - a.sequence_begins[std::size_t(s)];
-      shared.first_tile[s + 1] = shared.first_tile[s] + ceil_div(length, o.query_leaf) * shared.tiles_per_leaf();
-      longest = std::max(longest, length);
-    }
-    index_t const counters = shared.first_tile[sequences] * o.query_heads;
-    shared.blocks_done = memory.allocate<std::atomic<int>>(counters);
-    for (index_t i = 0; i < counters; ++i) std::construct_at(shared.blocks_done + i, 0);
-    if (!shared.in_place(o)) shared.dq = memory.allocate<float>(o.query_heads * tokens * round_up(o.head_width, lanes));
-    int const levels = tree_levels(ceil_div(longest, o.query_leaf)), threads = ctx.pool().size();
-    auto* const scratch = memory.allocate<detail::attention_backward_scratch>(threads);
-    for (int t = 0; t < threads; ++t) std::construct_at(scratch + t, memory, o.head_width, levels);
+    detail::check_attention(a);
+    detail::check_attention_gradients(a);
+    arena_scope scope(ctx.scratch());
+    detail::attention_backward_shared<T> shared(ctx.scratch(), a);
+    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.kv_heads, ctx.pool().size());
+    auto* const scratch = ctx.scratch().allocate<detail::attention_backward_scratch>(ctx.pool().size());
+    for (int t = 0; t < ctx.pool().size(); ++t)
+      std::construct_at(scratch + t, ctx.scratch(), o.head_width, shared.most_leaves, in_unit);
+    shared.begin();
     detail::attention_delta(ctx, a, shared.delta);
     if (a.sinks && a.d_sinks) detail::attention_sink_gradients(ctx, a, shared.delta);
-    detail::attention_for_each_unit(
-        ctx.pool(), a.sequence_begins, o.kv_heads, false, [&](index_t s, index_t unit, index_t kv_head, int thread) {
-          index_t const begin = a.sequence_begins[std::size_t(s)], length = a.sequence_begins[std::size_t(s) + 1] - begin;
-          index_t const key = unit * attention_key_block;
-          detail::attention_backward_item(shared,
-                                          {{o.causal, o.window, length}, s, begin, key,
-                                           std::min(attention_key_block, length - key), int(kv_head)},
-                                          scratch[thread]);
-        });
+    auto const work = [&](detail::attention_unit const& u, int thread) {
+      detail::attention_key_item const item{
+          {o.causal, o.window, u.length}, u.sequence, u.token, u.first, u.count, int(u.repeat)};
+      detail::attention_backward_item(shared, item, scratch[thread]);
+    };
+    detail::attention_for_each_unit(ctx.pool(), a.sequence_begins, in_unit, o.kv_heads, false, work);
+  }
+  /// Bytes that `run` takes from the context's scratch memory.
+  template <class T>
+  static std::size_t scratch_bytes(attention_backward_args<T> const& a, int threads) {
+    auto const& o = a.options;
+    detail::attention_memory_count count;
+    detail::attention_backward_shared<T> const shared(count, a);
+    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.kv_heads, threads);
+    count.allocate<detail::attention_backward_scratch>(threads);
+    for (int t = 0; t < threads; ++t)
+      detail::attention_backward_scratch(count, o.head_width, shared.most_leaves, in_unit);
+    return count.bytes;
   }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file Attention forward on the host: one tile of queries of one head at a time, its keys in blocks of 64.
+/// @file Attention forward on the host: a few tiles of 64 queries of one head at a time, the keys in blocks of 64.
 ///
 /// Scores are kept as [key][query], sixteen queries in a vector: the softmax needs no sum across lanes, and keys and
 /// values are read as they lie in memory.
@@ -13,33 +13,56 @@
 
 namespace tenon::ops::detail {
 
+/// The online softmax of one tile of queries, and the memory to take it one block of keys further.
+struct attention_query_state {
+  float *q, *out;           ///< [head_width][queries], [queries][padded]
+  float *maximum, *sum;     ///< [queries]
+  float *scores, *rescale;  ///< [keys][queries], [queries]; shared by the tiles of a thread
+  index_t padded;           ///< head_width, a multiple of 16
+};
+
 /// A thread's memory for forward.
 struct attention_forward_scratch {
   static constexpr index_t queries = attention_tile::queries, keys = attention_tile::keys;
-  index_t padded;          ///< head_width, a multiple of 16
-  float *q, *k, *v;        ///< [head_width][queries], [keys][padded], [keys][padded]
-  float *scores, *out;     ///< [keys][queries], [queries][padded]
-  float *maximum, *sum, *rescale;  ///< [queries]
+  index_t padded;
+  float *k, *v;  ///< [keys][padded]
+  attention_query_state tiles[attention_tile::most_in_unit];
 
-  attention_forward_scratch(arena& a, index_t head_width) : padded(round_up(head_width, lanes)) {
-    for (float** p : {&q, &k, &v, &out}) *p = a.allocate<float>(64 * padded);
-    scores = a.allocate<float>(keys * queries);
-    for (float** p : {&maximum, &sum, &rescale}) *p = a.allocate<float>(queries);
+  template <class Memory>
+  attention_forward_scratch(Memory& a, index_t head_width, index_t tiles_in_unit)
+      : padded(round_up(head_width, lanes)) {
+    for (float** p : {&k, &v}) *p = a.template allocate<float>(keys * padded);
+    float* const scores = a.template allocate<float>(keys * queries);
+    float* const rescale = a.template allocate<float>(queries);
+    for (index_t i = 0; i < tiles_in_unit; ++i) {
+      auto& t = tiles[i];
+      for (float** p : {&t.q, &t.out}) *p = a.template allocate<float>(queries * padded);
+      for (float** p : {&t.maximum, &t.sum}) *p = a.template allocate<float>(queries);
+      t.scores = scores, t.rescale = rescale, t.padded = padded;
+    }
   }
 };
 
-/// One tile of queries of one head.
-struct attention_query_tile {
+/// A few tiles of queries of one head, one after another.
+struct attention_query_item {
   attention_visibility visible;
   index_t token;           ///< of the sequence's beginning
   index_t query, queries;  ///< positions [query, query + queries)
   int head, kv_head;
+  index_t tiles() const { return ceil_div(queries, attention_tile::queries); }
+  /// Tile `t` against block `b` of keys.
+  attention_block block(index_t t, index_t b) const {
+    index_t const first = t * attention_tile::queries, key = b * attention_key_block;
+    return {visible, query + first, std::min(attention_tile::queries, queries - first), key,
+            std::min(attention_key_block, visible.length - key)};
+  }
 };
 
 /// The new state and the p of sixteen queries (column `c` of the scores) after a block of keys.
 /// `Masked`: not every pair is visible. `Capped`: with a soft cap.
 template <bool Masked, bool Capped>
-void attention_softmax(attention_options const& o, attention_block const& block, index_t c, attention_forward_scratch& s) {
+void attention_softmax(attention_options const& o, attention_block const& block, index_t c,
+                       attention_query_state const& s) {
   using simd::f32x16, simd::broadcast;
   constexpr index_t stride = attention_forward_scratch::queries;
   float* const column = s.scores + c;
@@ -87,22 +110,23 @@ void attention_softmax(attention_options const& o, attention_block const& block,
 }
 
 inline void attention_softmax(attention_options const& o, attention_block const& block, index_t c,
-                              attention_forward_scratch& s) {
+                              attention_query_state const& s) {
   bool const whole = block.whole(), capped = o.soft_cap > 0;
-  auto const kernel = whole ? capped ? attention_softmax<false, true> : attention_softmax<false, false>
-                            : capped ? attention_softmax<true, true> : attention_softmax<true, false>;
+  auto const kernel = whole    ? capped ? attention_softmax<false, true> : attention_softmax<false, false>
+                         : capped ? attention_softmax<true, true>
+                               : attention_softmax<true, false>;
   kernel(o, block, c, s);
 }
 
-/// Scores, softmax and outputs of one tile against one block of keys, which is packed already.
+/// Scores, softmax and outputs of one tile against one block of keys, `k` and `v` [keys][padded].
 inline void attention_forward_block(attention_options const& o, attention_block const& block, bool first,
-                                    attention_forward_scratch& s) {
+                                    float const* k, float const* v, attention_query_state const& s) {
   constexpr index_t stride = attention_forward_scratch::queries;
   attention_row_groups(block.keys, [&](index_t key, index_t rows) {
     auto const seen_by = block.queries_of(key, rows);
     index_t const begin = seen_by.begin / lanes, end = ceil_div(seen_by.end, lanes);
     if (!seen_by.empty())
-      attention_rows_product<attention_operand::by_row>(rows, end - begin, o.head_width, s.k + key * s.padded, s.padded,
+      attention_rows_product<attention_operand::by_row>(rows, end - begin, o.head_width, k + key * s.padded, s.padded,
                                                         s.q + begin * lanes, stride,
                                                         s.scores + key * stride + begin * lanes, stride, false);
   });
@@ -117,40 +141,63 @@ inline void attention_forward_block(attention_options const& o, attention_block 
   attention_row_groups(block.queries, [&](index_t q, index_t rows) {
     auto const keys = block.keys_of(q, rows);
     if (keys.empty() && !first) return;
-    attention_rows_product<attention_operand::by_depth>(rows, s.padded / lanes, keys.end - keys.begin,
-                                                        s.scores + keys.begin * stride + q, stride,
-                                                        s.v + keys.begin * s.padded, s.padded, s.out + q * s.padded,
-                                                        s.padded, !first);
+    attention_rows_product<attention_operand::by_depth>(
+        rows, s.padded / lanes, keys.end - keys.begin, s.scores + keys.begin * stride + q, stride,
+        v + keys.begin * s.padded, s.padded, s.out + q * s.padded, s.padded, !first);
   });
 }
 
+/// Q and the state before the first key.
 template <class T>
-void attention_forward_tile(attention_forward_args<T> const& a, attention_query_tile const& t, attention_forward_scratch& s) {
-  auto const& o = a.options;
-  index_t const width = o.head_width, row = t.token + t.query;
-  attention_pack_transposed(&a.q(row, t.head * width), a.q.stride(0), t.queries, width, s.q);
+void attention_forward_begin(attention_forward_args<T> const& a, attention_query_item const& item, index_t t,
+                             attention_query_state const& s) {
+  index_t const first = t * attention_tile::queries, width = a.options.head_width;
+  attention_pack_transposed(&a.q(item.token + item.query + first, item.head * width), a.q.stride(0),
+                            std::min(attention_tile::queries, item.queries - first), width, s.q);
   for (index_t i = 0; i < attention_tile::queries; ++i) {
-    s.maximum[i] = a.sinks ? a.sinks[t.head] : -std::numeric_limits<float>::infinity();
+    s.maximum[i] = a.sinks ? a.sinks[item.head] : -std::numeric_limits<float>::infinity();
     s.sum[i] = a.sinks ? 1.0f : 0.0f;
   }
-  auto const blocks = attention_key_blocks(t.visible, t.query, t.queries);
-  for (index_t b = blocks.begin; b < blocks.end; ++b) {
-    index_t const key = b * attention_key_block, keys = std::min(attention_key_block, t.visible.length - key);
-    attention_pack(&a.k(t.token + key, t.kv_head * width), a.k.stride(0), keys, width, s.k, s.padded);
-    attention_pack(&a.v(t.token + key, t.kv_head * width), a.v.stride(0), keys, width, s.v, s.padded);
-    attention_forward_block(o, {t.visible, t.query, t.queries, key, keys}, b == blocks.begin, s);
-  }
-  for (index_t c = 0; c < t.queries; c += lanes) {
+}
+/// The outputs and log_sum_exp after the last key.
+template <class T>
+void attention_forward_end(attention_forward_args<T> const& a, attention_query_item const& item, index_t t,
+                           attention_query_state const& s) {
+  index_t const first = t * attention_tile::queries, width = a.options.head_width;
+  index_t const row = item.token + item.query + first,
+                queries = std::min(attention_tile::queries, item.queries - first);
+  for (index_t c = 0; c < queries; c += lanes) {
     float log_sum_exp[lanes];
-    simd::store(log_sum_exp, simd::load(s.maximum + c) + simd::log(simd::load(s.sum + c)));
-    for (index_t i = 0; i < std::min<index_t>(lanes, t.queries - c); ++i)
-      a.log_sum_exp(t.head, row + c + i) = log_sum_exp[i];
+    store(log_sum_exp, simd::load(s.maximum + c) + log(simd::load(s.sum + c)));
+    for (index_t i = 0; i < std::min<index_t>(lanes, queries - c); ++i)
+      a.log_sum_exp(item.head, row + c + i) = log_sum_exp[i];
   }
-  for (index_t q = 0; q < t.queries; ++q) {
+  for (index_t q = 0; q < queries; ++q) {
     simd::f32x16 const sum = simd::broadcast(s.sum[q]);
-    for (float *x = s.out + q * s.padded, *end = x + s.padded; x < end; x += lanes) simd::store(x, simd::load(x) / sum);
+    for (float *x = s.out + q * s.padded, *end = x + s.padded; x < end; x += lanes) store(x, simd::load(x) / sum);
   }
-  attention_unpack(s.out, s.padded, t.queries, width, &a.out(row, t.head * width), a.out.stride(0));
+  attention_unpack(s.out, s.padded, queries, width, &a.out(row, item.head * width), a.out.stride(0));
+}
+
+/// All tiles of an item walk over the keys together, so that each block of keys is read once.
+template <class T>
+void attention_forward_item(attention_forward_args<T> const& a, attention_query_item const& item,
+                            attention_forward_scratch& s) {
+  index_t const column = item.kv_head * index_t(a.options.head_width);
+  for (index_t t = 0; t < item.tiles(); ++t) attention_forward_begin(a, item, t, s.tiles[t]);
+  auto const all = attention_key_blocks(item.visible, item.query, item.queries);
+  for (index_t b = all.begin; b < all.end; ++b) {
+    auto const [key, keys] = std::pair(item.block(0, b).key, item.block(0, b).keys);
+    attention_pack(&a.k(item.token + key, column), a.k.stride(0), keys, a.options.head_width, s.k, s.padded);
+    attention_pack(&a.v(item.token + key, column), a.v.stride(0), keys, a.options.head_width, s.v, s.padded);
+    for (index_t t = 0; t < item.tiles(); ++t) {
+      auto const block = item.block(t, b);
+      auto const own = attention_key_blocks(item.visible, block.query, block.queries);
+      if (own.begin <= b && b < own.end)
+        attention_forward_block(a.options, block, b == own.begin, s.k, s.v, s.tiles[t]);
+    }
+  }
+  for (index_t t = 0; t < item.tiles(); ++t) attention_forward_end(a, item, t, s.tiles[t]);
 }
 
 }  // namespace tenon::ops::detail
@@ -164,18 +211,30 @@ struct kernel_for<attention_forward_t, device::host> {
   static void run(exec::host_context& ctx, attention_forward_args<T> const& a) {
     detail::check_attention(a);
     auto const& o = a.options;
-    auto const begins = a.sequence_begins;
     arena_scope scope(ctx.scratch());
+    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.query_heads, ctx.pool().size());
     auto* const scratch = ctx.scratch().allocate<detail::attention_forward_scratch>(ctx.pool().size());
-    for (int t = 0; t < ctx.pool().size(); ++t) std::construct_at(scratch + t, ctx.scratch(), o.head_width);
-    detail::attention_for_each_unit(ctx.pool(), begins, o.query_heads, true, [&](index_t s, index_t unit, index_t head, int thread) {
-      index_t const begin = begins[std::size_t(s)], length = begins[std::size_t(s) + 1] - begin;
-      index_t const query = unit * detail::attention_tile::queries;
-      detail::attention_query_tile const tile{{o.causal, o.window, length}, begin, query,
-                                              std::min(detail::attention_tile::queries, length - query), int(head),
-                                              int(head) / (o.query_heads / o.kv_heads)};
-      detail::attention_forward_tile(a, tile, scratch[thread]);
-    });
+    for (int t = 0; t < ctx.pool().size(); ++t) std::construct_at(scratch + t, ctx.scratch(), o.head_width, in_unit);
+    auto const work = [&](detail::attention_unit const& u, int thread) {
+      detail::attention_query_item const item{{o.causal, o.window, u.length},
+                                              u.token,
+                                              u.first,
+                                              u.count,
+                                              int(u.repeat),
+                                              int(u.repeat) / (o.query_heads / o.kv_heads)};
+      detail::attention_forward_item(a, item, scratch[thread]);
+    };
+    detail::attention_for_each_unit(ctx.pool(), a.sequence_begins, in_unit, o.query_heads, true, work);
+  }
+  /// Bytes that `run` takes from the context's scratch memory.
+  template <class T>
+  static std::size_t scratch_bytes(attention_forward_args<T> const& a, int threads) {
+    auto const& o = a.options;
+    detail::attention_memory_count count;
+    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.query_heads, threads);
+    count.allocate<detail::attention_forward_scratch>(threads);
+    for (int t = 0; t < threads; ++t) detail::attention_forward_scratch(count, o.head_width, in_unit);
+    return count.bytes;
   }
 };
 

@@ -19,6 +19,9 @@ struct attention_tile {
   /// Queries handled together; no result depends on it.
   static constexpr index_t queries = 64;
   static constexpr index_t keys = attention_key_block;
+  /// Most tiles of queries (forward) or blocks of keys (backward) that a thread keeps at once, while the other side
+  /// streams by from memory: their buffers fill about half of a 1 MiB L2 when a head is 64 wide.
+  static constexpr index_t most_in_unit = 4;
 };
 
 /// Keeps a loaded vector in a register: g++ otherwise folds its load into every fma that uses it.
@@ -34,7 +37,8 @@ TENON_ALWAYS_INLINE void attention_pin([[maybe_unused]] simd::f32x16& x) {
 enum class attention_operand { by_row, by_depth };
 
 template <int Vectors, int... V>
-TENON_ALWAYS_INLINE void attention_load(simd::f32x16 (&row)[Vectors], float const* b, std::integer_sequence<int, V...>) {
+TENON_ALWAYS_INLINE void attention_load(simd::f32x16 (&row)[Vectors], float const* b,
+                                        std::integer_sequence<int, V...>) {
   ((row[V] = simd::load(b + V * lanes), attention_pin(row[V])), ...);
 }
 template <attention_operand Operand, int R, int Vectors, int N, int... V>
@@ -74,7 +78,8 @@ TENON_NOINLINE void attention_product(index_t depth, float const* a, index_t a_s
   attention_end<Vectors>(sum, c, c_stride, all);
 }
 
-using attention_product_function = void (*)(index_t, float const*, index_t, float const*, index_t, float*, index_t, bool);
+using attention_product_function = void (*)(index_t, float const*, index_t, float const*, index_t, float*, index_t,
+                                            bool);
 
 template <attention_operand Operand, int... I>
 attention_product_function attention_product_for(int rows, int vectors, std::integer_sequence<int, I...>) {
@@ -85,13 +90,13 @@ attention_product_function attention_product_for(int rows, int vectors, std::int
 
 /// As attention_product for at most attention_tile::rows rows and any number of vectors.
 template <attention_operand Operand>
-void attention_rows_product(index_t rows, index_t vectors, index_t depth, float const* a, index_t a_stride, float const* b,
-                            index_t b_stride, float* c, index_t c_stride, bool accumulate) {
+void attention_rows_product(index_t rows, index_t vectors, index_t depth, float const* a, index_t a_stride,
+                            float const* b, index_t b_stride, float* c, index_t c_stride, bool accumulate) {
   constexpr index_t most = attention_tile::vectors;
   for (index_t groups = ceil_div(vectors, most); groups > 0; --groups) {
     index_t const now = ceil_div(vectors, groups);
     attention_product_for<Operand>(int(rows), int(now),
-                                   std::make_integer_sequence<int, attention_tile::rows * int(most)>{})(
+                                   std::make_integer_sequence<int, attention_tile::rows* int(most)>{})(
         depth, a, a_stride, b, b_stride, c, c_stride, accumulate);
     b += now * lanes, c += now * lanes, vectors -= now;
   }
@@ -122,7 +127,8 @@ struct attention_block {
   index_t query, queries, key, keys;
   /// Keys seen by any of `count` queries from `first` on.
   attention_interval keys_of(index_t first, index_t count = 1) const {
-    return attention_interval{visible.keys_begin(query + first) - key, visible.keys_end(query + first + count - 1) - key}
+    return attention_interval{visible.keys_begin(query + first) - key,
+                              visible.keys_end(query + first + count - 1) - key}
         .within(keys);
   }
   /// Queries that see any of `count` keys from `first` on.
@@ -132,9 +138,7 @@ struct attention_block {
         .within(queries);
   }
   /// No pair is masked.
-  bool whole() const {
-    return visible.keys_begin(query + queries - 1) <= key && visible.keys_end(query) >= key + keys;
-  }
+  bool whole() const { return visible.keys_begin(query + queries - 1) <= key && visible.keys_end(query) >= key + keys; }
 };
 /// The blocks of keys that queries [first, first + count) see, as block numbers: never empty.
 inline attention_interval attention_key_blocks(attention_visibility const& v, index_t first, index_t count) {
@@ -152,12 +156,8 @@ void attention_pack(T const* from, index_t stride, index_t count, index_t width,
 template <class T>
 void attention_pack_transposed(T const* from, index_t stride, index_t count, index_t width, float* to) {
   constexpr index_t columns = 64;
-  for (index_t r0 = 0; r0 < columns; r0 += lanes)
-    for (index_t j = 0; j < width; ++j) {
-      float column[lanes];
-      for (index_t r = 0; r < lanes; ++r) column[r] = r0 + r < count ? float(from[(r0 + r) * stride + j]) : 0.0f;
-      simd::store(to + j * columns + r0, simd::load(column));
-    }
+  for (index_t r = 0; r < columns; ++r)
+    for (index_t j = 0; j < width; ++j) to[j * columns + r] = r < count ? float(from[r * stride + j]) : 0.0f;
 }
 /// Rows [count, width] of a matrix = from [count, padded], rounded; -0 becomes +0, so that skipped zeros never show.
 template <class T>
@@ -175,30 +175,58 @@ TENON_ALWAYS_INLINE simd::f32x16 attention_keep(attention_interval kept, simd::f
   return simd::select(simd::first_lanes(clamped(kept.begin)), otherwise, below);
 }
 
-/// function(sequence, unit, repeat, thread) for every unit of 64 tokens of every sequence, `repeats` times each. They are
-/// handed out one by one, and under a causal mask the longest work first: `last_first` from the ends of the sequences,
-/// else from their beginnings. Units of one sequence and repeat are handed out in falling (else rising) order.
+/// Stands in for an arena: counts what would be taken from it.
+struct attention_memory_count {
+  std::size_t bytes = 0;
+  template <class T>
+  T* allocate(index_t count) {
+    bytes += std::size_t(round_up(count * index_t(sizeof(T)), cache_line_bytes));
+    return nullptr;
+  }
+};
+
+/// A piece of work: positions [first, first + count) of a sequence of `length` tokens that begins at `token`.
+struct attention_unit {
+  index_t sequence, token, length, first, count;
+  index_t repeat;  ///< which of the heads
+};
+
+/// How many blocks of 64 tokens make a unit: the most that leave every thread some units to choose from.
+inline index_t attention_blocks_in_unit(std::span<index_t const> begins, index_t repeats, int threads) {
+  for (index_t n = attention_tile::most_in_unit; n > 1; n /= 2) {
+    index_t units = 0;
+    for (std::size_t s = 0; s + 1 < begins.size(); ++s) units += ceil_div(begins[s + 1] - begins[s], 64 * n);
+    if (threads == 1 || units * repeats >= 8 * threads) return n;
+  }
+  return 1;
+}
+
+/// function(unit, thread) for every unit of `blocks` blocks of 64 tokens of every sequence, `repeats` times each. They
+/// are handed out one by one, and under a causal mask the longest work first: `last_first` from the ends of the
+/// sequences, else from their beginnings. Units of one sequence and repeat are handed out in falling (else rising)
+/// order.
 template <class Function>
-void attention_for_each_unit(exec::thread_pool& pool, std::span<index_t const> begins, index_t repeats, bool last_first,
-                             Function&& function) {
-  index_t const sequences = index_t(begins.size()) - 1;
-  auto const units = [&](index_t s) { return ceil_div(begins[std::size_t(s) + 1] - begins[std::size_t(s)], 64); };
+void attention_for_each_unit(exec::thread_pool& pool, std::span<index_t const> begins, index_t blocks, index_t repeats,
+                             bool last_first, Function&& function) {
+  index_t const sequences = index_t(begins.size()) - 1, tokens = 64 * blocks;
+  auto const length = [&](index_t s) { return begins[std::size_t(s) + 1] - begins[std::size_t(s)]; };
   // The next to hand out: sequences with at least `round` units give one each, then the round before.
   index_t round = 0, sequence = 0, repeat = 0;
-  for (index_t s = 0; s < sequences; ++s) round = std::max(round, units(s));
+  for (index_t s = 0; s < sequences; ++s) round = std::max(round, ceil_div(length(s), tokens));
   std::mutex handing_out;
   pool.run([&](int thread) {
     for (;;) {
-      index_t s, unit, r;
+      attention_unit u;
       {
         std::lock_guard lock(handing_out);
-        while (round > 0 && (sequence == sequences || units(sequence) < round))
+        while (round > 0 && (sequence == sequences || ceil_div(length(sequence), tokens) < round))
           if (++sequence > sequences) --round, sequence = 0;
         if (round == 0) return;
-        s = sequence, r = repeat, unit = last_first ? round - 1 : units(s) - round;
+        index_t const n = length(sequence), unit = last_first ? round - 1 : ceil_div(n, tokens) - round;
+        u = {sequence, begins[std::size_t(sequence)], n, unit * tokens, std::min(tokens, n - unit * tokens), repeat};
         if (++repeat == repeats) repeat = 0, ++sequence;
       }
-      function(s, unit, r, thread);
+      function(u, thread);
     }
   });
 }
