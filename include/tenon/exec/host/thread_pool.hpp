@@ -49,7 +49,7 @@ class thread_pool {
     launch();
     guarded(0);
     for (int spin = 0; remaining.load(std::memory_order_acquire) != 0;) {
-      if (++spin < spins_before_sleep) pause();
+      if (++spin < spins_before_sleep) pause(spin);
       else {
         int const left = remaining.load(std::memory_order_acquire);
         if (left) remaining.wait(left, std::memory_order_acquire);
@@ -82,12 +82,13 @@ class thread_pool {
 
  private:
   static constexpr int spins_before_sleep = 4000;  // about 40 us with `pause`: longer than the gap between two ops
-  static void pause() {
+  // Now and then the core is offered to others: with more threads than cores (ranks of one process, a busy machine) the
+  // one that is waited for would otherwise wait for the spinner's time slice to end.
+  static void pause(int spin) {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
-#else
-    std::this_thread::yield();
+    if (spin % 128 != 0) return __builtin_ia32_pause();
 #endif
+    std::this_thread::yield();
   }
   void stop() {
     stopping.store(true, std::memory_order_relaxed);
@@ -109,7 +110,7 @@ class thread_pool {
   void work(int t) {
     for (unsigned seen = 0;;) {
       for (int spin = 0; generation.load(std::memory_order_acquire) == seen;) {
-        if (++spin < spins_before_sleep) pause();
+        if (++spin < spins_before_sleep) pause(spin);
         else generation.wait(seen, std::memory_order_acquire);
       }
       ++seen;
