@@ -58,7 +58,8 @@ struct problem {
   index_t length, wide, narrow;
   ops::attention_options options;
   std::vector<index_t> begins;
-  std::vector<float> q, k, v, out, log_sum_exp, d_out, dq, dk, dv;
+  tenon::arena memory;  // huge pages, as in training
+  float *q, *k, *v, *out, *log_sum_exp, *d_out, *dq, *dk, *dv;
 
   problem(settings const& s, index_t tokens)
       : length(tokens),
@@ -66,18 +67,19 @@ struct problem {
         narrow(index_t(s.kv_heads) * s.width),
         options{s.heads, s.kv_heads, s.width, 0.125f, true, 0, 0, tenon::reduction_order::token_leaf(tokens)},
         begins{0, tokens} {
-    std::uint64_t name = 0;
-    for (auto* x : {&q, &k, &v, &d_out}) fill(*x, ++name, x == &q || x == &d_out ? wide : narrow);
-    out.resize(std::size_t(length * wide)), dq.resize(out.size());
-    dk.resize(std::size_t(length * narrow)), dv.resize(dk.size());
-    log_sum_exp.resize(std::size_t(length * s.heads));
+    for (float** x : {&q, &out, &d_out, &dq}) *x = memory.allocate<float>(length * wide);
+    for (float** x : {&k, &v, &dk, &dv}) *x = memory.allocate<float>(length * narrow);
+    log_sum_exp = memory.allocate<float>(length * s.heads);
+    std::uint64_t sample = 0;
+    for (float* x : {q, d_out}) fill(x, ++sample, wide);
+    for (float* x : {k, v}) fill(x, ++sample, narrow);
   }
   ops::attention_forward_args<float> forward() {
     return {in(q, wide),
             in(k, narrow),
             in(v, narrow),
             to(out, wide),
-            tenon::matrix(log_sum_exp.data(), options.query_heads, length),
+            tenon::matrix(log_sum_exp, options.query_heads, length),
             begins,
             options};
   }
@@ -86,7 +88,7 @@ struct problem {
             in(k, narrow),
             in(v, narrow),
             in(out, wide),
-            tenon::matrix<float const>(log_sum_exp.data(), options.query_heads, length),
+            tenon::matrix<float const>(log_sum_exp, options.query_heads, length),
             in(d_out, wide),
             to(dq, wide),
             to(dk, narrow),
@@ -96,16 +98,14 @@ struct problem {
   }
 
  private:
-  void fill(std::vector<float>& x, std::uint64_t name, index_t columns) const {
-    tenon::random_stream const stream(name, "attention_bench");
-    for (index_t i = 0; i < length * columns; ++i) x.push_back(2 * stream.uniform(0, std::uint64_t(i)) - 1);
+  void fill(float* x, std::uint64_t sample, index_t columns) const {
+    tenon::random_stream const stream(1, "attention_bench");
+    for (index_t i = 0; i < length * columns; ++i) x[i] = 2 * stream.uniform(sample, std::uint64_t(i)) - 1;
   }
-  tenon::matrix_view<float const> in(std::vector<float> const& x, index_t columns) const {
-    return tenon::matrix(x.data(), length, columns);
+  tenon::matrix_view<float const> in(float const* x, index_t columns) const {
+    return tenon::matrix(x, length, columns);
   }
-  tenon::matrix_view<float> to(std::vector<float>& x, index_t columns) const {
-    return tenon::matrix(x.data(), length, columns);
-  }
+  tenon::matrix_view<float> to(float* x, index_t columns) const { return tenon::matrix(x, length, columns); }
 };
 
 void measure(settings const& s, int threads, index_t length) {
