@@ -27,7 +27,7 @@ struct transformer {
 
   template <class T>
   struct parameters {
-    embedding::parameters<T> embedding;
+    nn::embedding::parameters<T> embedding;
     typename repeat<layer>::template parameters<T> layers;
     typename Norm::template parameters<T> final_norm;
     matrix_view<T> head;  ///< [vocabulary, width]

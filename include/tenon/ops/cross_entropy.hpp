@@ -15,12 +15,12 @@ namespace tenon::ops {
 /// d_hidden and d_weight receive the gradients of gradient_scale * (sum of losses).
 ///
 /// The vocabulary is cut into leaves of `leaf_vocabulary` rows (0: reduction_order::feature_leaf). Each leaf keeps the
-/// maximum of its logits and the sum of exp(logit - maximum) over 16 lanes; sums are rescaled to the maximum over all and
-/// combined by the tree. d_hidden is, to the bit, one gemm over the vocabulary with these leaves; d_weight one over
+/// maximum of its logits and the sum of exp(logit - maximum) over 16 lanes; sums are rescaled to the maximum over all
+/// and combined by the tree. d_hidden is, to the bit, one gemm over the vocabulary with these leaves; d_weight one over
 /// tokens with leaves of `leaf_tokens` (0: one leaf).
 /// Logits are made in blocks of leaves for all tokens; as many blocks as fit into `workspace_bytes` (one at least) are
-/// kept for the gradients, the others are made again. No bit depends on it. Besides, scratch takes d_hidden in fp32 a few
-/// times (the logarithm of the number of blocks).
+/// kept for the gradients, the others are made again. No bit depends on it. Besides, scratch takes d_hidden in fp32 a
+/// few times (the logarithm of the number of blocks).
 /// @shape hidden, d_hidden [t,c]  weight, d_weight [v,c]  targets, losses [t]; d_hidden, d_weight may be empty
 template <class T>
 struct linear_cross_entropy_args {

@@ -28,8 +28,8 @@ struct convert_args {
   From const* in = nullptr;
   index_t n = 0;
 };
-/// out [n] = (or += when `accumulate`) the sum of the rows of x: a chain of additions in row order, from +0, in leaves of
-/// `leaf` rows (0: one leaf), then the tree over leaves. @shape x [t,n]
+/// out [n] = (or += when `accumulate`) the sum of the rows of x: a chain of additions in row order, from +0, in leaves
+/// of `leaf` rows (0: one leaf), then the tree over leaves. @shape x [t,n]
 template <class T>
 struct column_sum_args {
   matrix_view<T const> x;

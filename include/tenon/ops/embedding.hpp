@@ -20,9 +20,9 @@ struct embedding_forward_args {
   matrix_view<T> out;
   float scale = 1.0f;
 };
-/// d_table[row] += (or =, untouched rows becoming 0, unless `accumulate`) the sum of d_out over the tokens equal to row:
-/// per leaf of `leaf` tokens (0: one leaf) a chain of additions from +0 in token order, then the fixed tree over the
-/// leaf index, in which leaves without the row are absent.
+/// d_table[row] += (or =, untouched rows becoming 0, unless `accumulate`) the sum of d_out over the tokens equal to
+/// row: per leaf of `leaf` tokens (0: one leaf) a chain of additions from +0 in token order, then the fixed tree over
+/// the leaf index, in which leaves without the row are absent.
 /// @shape tokens [t]  d_out [t,c]  d_table [v,c]
 template <class T>
 struct embedding_backward_args {

@@ -16,12 +16,12 @@ struct norm_part {
   index_t cols = 0;
 };
 /// Each sixteen consecutive elements of a row give one double (exact squares, lanes combined by the tree of
-/// `simd::reduce_add`, tails filled with 0); these are added by `exact_sum`. So the value does not depend on how rows are
-/// shared among threads or ranks. NaN or infinity anywhere makes the norm NaN or infinite.
+/// `simd::reduce_add`, tails filled with 0); these are added by `exact_sum`. So the value does not depend on how rows
+/// are shared among threads or ranks. NaN or infinity anywhere makes the norm NaN or infinite.
 struct grad_norm_args {
   std::span<norm_part const> parts;
-  double* result = nullptr;       ///< receives the square root of the sum, when not null
-  exact_sum* squares = nullptr;   ///< the sum is added to it, when not null: what ranks combine
+  double* result = nullptr;      ///< receives the square root of the sum, when not null
+  exact_sum* squares = nullptr;  ///< the sum is added to it, when not null: what ranks combine
 };
 
 /// @source Kulisch 2013 (the long accumulator); Demmel, Nguyen 2015, "Parallel reproducible summation" (the extraction)

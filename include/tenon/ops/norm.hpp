@@ -3,14 +3,15 @@
 /// @file Layer and root-mean-square normalisation of rows, forward and backward.
 ///
 /// Order of arithmetic: sums along a row run over 16 lanes (element i in lane i mod 16), then the fixed tree of lanes;
-/// sums over tokens are chains of fused multiply-adds in leaves of `leaf` tokens (0: one leaf), then the tree over leaves.
+/// sums over tokens are chains of fused multiply-adds in leaves of `leaf` tokens (0: one leaf), then the tree over
+/// leaves.
 #include <tenon/core/view.hpp>
 #include <tenon/ops/operation.hpp>
 
 namespace tenon::ops {
 
-/// out = (x - mean) rstd weight + bias, with rstd = 1 / sqrt(variance + epsilon); the variance is taken in a second pass
-/// around the mean. @shape x, out [t,c] (out may alias x)  weight, bias [c] or null (1, 0)  mean, rstd [t] or null
+/// out = (x - mean) rstd weight + bias, with rstd = 1 / sqrt(variance + epsilon); the variance is taken in a second
+/// pass around the mean. @shape x, out [t,c] (out may alias x)  weight, bias [c] or null (1, 0)  mean, rstd [t] or null
 template <class T>
 struct layer_norm_forward_args {
   matrix_view<T const> x;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include <tenon/data/sampler.hpp>
-#include <tenon/data/token_source.hpp>
+#include <tenon/data/source.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/loss_curve.hpp>
 #include <tenon/train/metrics.hpp>
@@ -35,7 +35,6 @@ struct fit_options {
   double validation_share = 0.05;    ///< the last part of the text is not trained on
   index_t evaluate_every = 0;        ///< steps; 0: at the end only
   index_t evaluate_batches = 4;      ///< micro-batches per evaluation
-  std::string text_id{};             ///< what the text is (a digest): a resume with another one is refused
   std::function<void(fit_event const&)> on_step{};
 };
 
@@ -48,20 +47,36 @@ struct fit_result {
 
 namespace train {
 
-/// Mean loss over the first windows of the validation part, the same ones at every call; NaN when it holds none.
+/// Mean loss over the first windows of a text, the same ones at every call; NaN when it holds none.
 template <class Trainer, class Source>
-double validation_loss(Trainer& trainer, Source const& source, text_part part, fit_options const& o) {
+double validation_loss(Trainer& trainer, Source const& text, fit_options const& o) {
   auto const& settings = trainer.options();
   index_t const length = settings.sequence_length;
-  index_t const windows = std::min((part.size() - 1) / length, o.evaluate_batches * (settings.batch / settings.accumulate));
-  std::vector<std::int32_t> window(std::size_t(length) + 1);
+  if (index_t(text.size()) < length + 1) return std::nan("");
+  sequential_windows const windows(text, length);
+  index_t const count = std::min(windows.count(), o.evaluate_batches * (settings.batch / settings.accumulate));
+  std::vector<std::int32_t> tokens(std::size_t(length)), targets(std::size_t(length));
   exact_sum sum;
-  for (index_t w = 0; w < windows; ++w) {
-    source.copy(part.begin + w * length, window);
-    std::span<std::int32_t const> const all(window);
-    sum.add(trainer.evaluate(all.first(std::size_t(length)), all.last(std::size_t(length))));
+  for (index_t w = 0; w < count; ++w) {
+    windows.fill(w, 1, tokens, targets);
+    sum.add(trainer.evaluate(tokens, targets));
   }
-  return windows > 0 ? sum.value() / double(windows) : std::nan("");
+  return sum.value() / double(count);
+}
+
+/// What a text is, for the checkpoint: a digest of its length and of up to a million tokens at either end.
+template <class Source>
+std::string text_digest(Source const& text) {
+  io::sha256 hash;
+  std::int64_t const size = text.size();
+  hash.update(&size, sizeof size);
+  index_t const part = std::min<index_t>(text.size(), 1 << 20);
+  std::vector<std::int32_t> tokens(std::size_t(part));
+  for (index_t begin : {index_t(0), text.size() - part}) {
+    text.copy(begin, tokens);
+    hash.update(tokens.data(), tokens.size() * sizeof(tokens[0]));
+  }
+  return hash.finish_hex();
 }
 
 inline double median(std::vector<double> values) {
@@ -83,12 +98,13 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
     throw argument_error("tenon::fit: the text has tokens up to " + std::to_string(source.vocabulary()) +
                          " but the model's vocabulary is " + std::to_string(trainer.config().vocabulary) +
                          ". Fix: a model with the text's vocabulary.");
-  auto const parts = split_text(source.size(), settings.sequence_length, o.validation_share);
-  batch_sampler const sampler(settings.seed, settings.sequence_length, parts.training);
+  auto const parts = split(source, o.validation_share);
+  batch_sampler const sampler(parts.training, settings.sequence_length, settings.seed);
   io::path const out = o.out;
+  std::string const text = out.empty() ? "" : train::text_digest(source);
   if (!o.out.empty() && o.resume) {
     auto const found = list_checkpoints(out);
-    if (!found.empty()) load_checkpoint(trainer, found.back(), o.text_id);
+    if (!found.empty()) load_checkpoint(trainer, found.back(), text);
   }
   std::optional<metrics_writer> metrics;
   if (!o.out.empty()) metrics.emplace(out / "metrics.jsonl", trainer.steps());
@@ -99,7 +115,7 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   fit_result result{.steps = trainer.steps()};
   while (trainer.steps() < o.steps) {
     auto const begin = std::chrono::steady_clock::now();
-    sampler.fill(source, trainer.samples(), settings.batch, tokens, targets);
+    sampler.fill(std::uint64_t(trainer.samples()), settings.batch, tokens, targets);
     fit_event event{trainer.step(tokens, targets)};
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     event.total_steps = o.steps;
@@ -107,10 +123,10 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
     event.flops_per_second = trainer.step_flops() / seconds.back();
     bool const last = event.step >= o.steps;
     auto const due = [&](index_t every) { return last || (every > 0 && event.step % every == 0); };
-    if (due(o.evaluate_every)) event.validation_loss = train::validation_loss(trainer, source, parts.validation, o);
+    if (due(o.evaluate_every)) event.validation_loss = train::validation_loss(trainer, parts.validation, o);
     if (metrics) metrics->write(event);
     if (!o.out.empty() && due(o.checkpoint_every)) {
-      event.saved = save_checkpoint(trainer, out, o.text_id).string();
+      event.saved = save_checkpoint(trainer, out, text).string();
       prune_checkpoints(out, o.keep_checkpoints);
     }
     if (o.on_step) o.on_step(event);

@@ -72,6 +72,9 @@ class loss_chart {
     grid();
     if (raw.size() > 1) line("raw", thinned(raw, 700));
     if (!smooth.empty()) line("training", thinned(smooth, 400));
+    if (smooth.size() == 1)  // a point: the round end of a line without length
+      out +=
+          "<path class=\"training\" d=\"M" + number(x_of(smooth[0].x)) + " " + number(y_of(smooth[0].y)) + "h.01\"/>\n";
     points();
     legend();
     if (raw.empty()) text("label middle", (left + right) / 2, (top + bottom) / 2, "no steps yet");

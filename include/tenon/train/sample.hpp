@@ -39,7 +39,7 @@ inline std::int32_t sample_token(std::span<float> logits, sample_options const& 
     int const n = int(std::min<std::size_t>(lanes, logits.size() - i));
     auto const x = simd::load(logits.data() + i, n, -INFINITY);
     auto const shifted = (x - simd::broadcast(largest)) * simd::broadcast(1.0f / o.temperature);
-    auto const p = simd::select(x < simd::broadcast(least), simd::zero(), simd::exp(shifted));
+    auto const p = simd::select(x < simd::broadcast(least), simd::zeros(), simd::exp(shifted));
     simd::store(logits.data() + i, p, n);
     for (int j = 0; j < n; ++j) total += double(logits[i + std::size_t(j)]);
   }

@@ -74,7 +74,7 @@ TENON_ALWAYS_INLINE f32x16 exp(f32x16 x) {
   // n goes straight into the exponent: p < 1 where n = 128, so that every finite result is reached in one step.
   f32x16 const y = from_bits(bits(p) + shift_left<23>(bits(shifted)));
   f32x16 const above = select(x <= broadcast(0x1.62e42ep+6f), y, x + broadcast(detail::infinity));
-  return select(x < broadcast(-0x1.5d589ep+6f), zero(), above);
+  return select(x < broadcast(-0x1.5d589ep+6f), zeros(), above);
 }
 
 /// Natural logarithm, within 1 ulp, denormals included. log(0) = -inf, log(+inf) = +inf, NaN for x < 0 and for NaN.
@@ -85,19 +85,19 @@ TENON_ALWAYS_INLINE f32x16 log(f32x16 x) {
   i32x16 const offset = broadcast_int(0x3f800000 - 0x3f2aaaab);
   i32x16 const exponent = shift_right<23>(bits(scaled) + offset) - broadcast_int(127);
   f32x16 const f = from_bits(bits(scaled) - shift_left<23>(exponent)) - broadcast(1.0f);
-  f32x16 const e = to_float(exponent) - select(small, broadcast(23.0f), zero());
+  f32x16 const e = to_float(exponent) - select(small, broadcast(23.0f), zeros());
   f32x16 const p = detail::polynomial(f, -0.5f, 0x1.555504p-2f, -0x1.ffff00p-3f, 0x1.99d116p-3f, -0x1.559b3cp-3f,
                                       0x1.1eca1cp-3f, -0x1.f35462p-4f, 0x1.1e9f54p-3f, -0x1.0779dap-3f);
   f32x16 const y = fma(e, broadcast(0x1.62e430p-1f), fma(e, broadcast(-0x1.05c610p-29f), fma(p, f * f, f)));
   f32x16 const finite = select(x < broadcast(detail::infinity), y, x);  // +inf and NaN pass
-  f32x16 const positive = select(x <= zero(), broadcast(-detail::infinity), finite);
-  return select(x < zero(), broadcast(std::numeric_limits<float>::quiet_NaN()), positive);
+  f32x16 const positive = select(x <= zeros(), broadcast(-detail::infinity), finite);
+  return select(x < zeros(), broadcast(std::numeric_limits<float>::quiet_NaN()), positive);
 }
 
 /// 1 / (1 + e^-x), within 2.5 ulp. Results below 2^-126 are 0.
 TENON_ALWAYS_INLINE f32x16 sigmoid(f32x16 x) {
   f32x16 const t = exp(negate(abs(x)));
-  return select(x < zero(), t, broadcast(1.0f)) / (broadcast(1.0f) + t);
+  return select(x < zeros(), t, broadcast(1.0f)) / (broadcast(1.0f) + t);
 }
 
 /// Hyperbolic tangent, within 2 ulp; odd to the bit.

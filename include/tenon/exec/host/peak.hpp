@@ -28,7 +28,7 @@ TENON_NOINLINE inline float fma_loop(long rounds, float factor, float addend, fl
     simd::f32x16 const a = simd::broadcast(factor), b = simd::broadcast(addend);
     simd::f32x16 chain[] = {simd::load(start + lanes * I)...};
     for (long r = 0; r < rounds; ++r) ((chain[I] = simd::fma(chain[I], a, b)), ...);
-    simd::f32x16 sum = simd::zero();
+    simd::f32x16 sum = simd::zeros();
     ((sum = sum + chain[I]), ...);
     return simd::reduce_add(sum);
   }
@@ -36,7 +36,7 @@ TENON_NOINLINE inline float fma_loop(long rounds, float factor, float addend, fl
 }
 /// Reads [p, p + bytes), a multiple of 1 KiB, and returns something that depends on all of it.
 TENON_NOINLINE inline float read_loop(float const* p, std::size_t bytes) {
-  simd::f32x16 sum[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
+  simd::f32x16 sum[4] = {simd::zeros(), simd::zeros(), simd::zeros(), simd::zeros()};
   for (float const* const end = p + bytes / sizeof(float); p != end; p += 64)
     for (int i = 0; i < 4; ++i) sum[i] = sum[i] + simd::load(p + 16 * i);
   return simd::reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));

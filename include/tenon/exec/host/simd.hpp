@@ -252,7 +252,8 @@ TENON_ALWAYS_INLINE void store(T* p, f32x16 a, int n) {
   store(t, a);
   for (int i = 0; i < n; ++i) p[i] = t[i];
 }
-TENON_ALWAYS_INLINE f32x16 zero() { return broadcast(0.0f); }
+/// Named in the plural because `tenon::zero` is a policy.
+TENON_ALWAYS_INLINE f32x16 zeros() { return broadcast(0.0f); }
 TENON_ALWAYS_INLINE f32x16 negate(f32x16 a) { return from_bits(bits(a) ^ broadcast_int(std::int32_t(0x80000000u))); }
 TENON_ALWAYS_INLINE f32x16 abs(f32x16 a) { return from_bits(bits(a) & broadcast_int(0x7fffffff)); }
 /// a with the sign of b (a must not be negative).

@@ -13,8 +13,8 @@ inline constexpr float gelu_cubic = 0x1.6e4e26p-5f;      // 0.044715
 inline constexpr float sqrt_half = 0x1.6a09e6p-1f;       // sqrt(1 / 2)
 inline constexpr float normal_density = 0x1.988454p-2f;  // 1 / sqrt(2 pi)
 
-/// gelu's tanh form is x sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3): 0.5 (1 + tanh(u)) = sigmoid(2 u) takes one
-/// exponential less and does not cancel where x is negative. This is 2 u.
+/// gelu's tanh form is x sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3): 0.5 (1 + tanh(u)) = sigmoid(2 u) is
+/// cheaper and does not cancel where x is negative. This is 2 u.
 TENON_ALWAYS_INLINE simd::f32x16 gelu_tanh_argument(simd::f32x16 x) {
   using namespace simd;
   return (x * broadcast(2.0f * gelu_scale)) * fma(x * x, broadcast(gelu_cubic), broadcast(1.0f));
@@ -36,7 +36,7 @@ TENON_ALWAYS_INLINE simd::f32x16 apply_activation(simd::f32x16 x) {
   } else if constexpr (Kind == activation_kind::silu) {
     return x / (broadcast(1.0f) + simd::exp(negate(x)));
   } else if constexpr (Kind == activation_kind::relu) {
-    return select(x < zero(), zero(), x);
+    return select(x < zeros(), zeros(), x);
   } else {
     return x;
   }
@@ -61,7 +61,7 @@ TENON_ALWAYS_INLINE simd::f32x16 activation_derivative(simd::f32x16 x) {
     f32x16 const s = simd::sigmoid(x);
     return fma(x * s, one - s, s);
   } else if constexpr (Kind == activation_kind::relu) {
-    return select(x <= zero(), zero(), one);
+    return select(x <= zeros(), zeros(), one);
   } else {
     return one;
   }

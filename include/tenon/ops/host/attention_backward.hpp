@@ -117,8 +117,8 @@ void attention_score_gradients(attention_options const& o, attention_interval se
   f32x16 const minus = broadcast(-log_sum_exp), mean = broadcast(delta), scale = broadcast(o.scale);
   for (index_t c = 0; c < attention_tile::keys; c += lanes) {
     if (Masked && (c >= seen.end || c + lanes <= seen.begin)) {
-      simd::store(p + c, simd::zero());
-      simd::store(d_scores + c, simd::zero());
+      simd::store(p + c, simd::zeros());
+      simd::store(d_scores + c, simd::zeros());
       continue;
     }
     f32x16 z = simd::load(p + c);
@@ -128,8 +128,8 @@ void attention_score_gradients(attention_options const& o, attention_interval se
     if constexpr (Capped) d = d * simd::fma(simd::negate(z), z, broadcast(1.0f));
     if constexpr (Masked) {
       attention_interval const kept{seen.begin - c, seen.end - c};
-      e = attention_keep(kept, e, simd::zero());
-      d = attention_keep(kept, d, simd::zero());
+      e = attention_keep(kept, e, simd::zeros());
+      d = attention_keep(kept, d, simd::zeros());
     }
     simd::store(p + c, e);
     simd::store(d_scores + c, d);
@@ -295,7 +295,7 @@ void attention_delta(exec::host_context& ctx, attention_backward_args<T> const& 
     for (index_t t = begin; t < end; ++t)
       for (index_t h = 0; h < heads; ++h) {
         T const *x = &a.d_out(t, h * width), *y = &a.out(t, h * width);
-        simd::f32x16 sum = simd::zero();
+        simd::f32x16 sum = simd::zeros();
         for (index_t j = 0; j < width; j += lanes) {
           int const n = int(std::min<index_t>(lanes, width - j));
           sum = simd::fma(simd::load(x + j, n), simd::load(y + j, n), sum);

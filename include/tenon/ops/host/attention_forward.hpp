@@ -89,14 +89,14 @@ void attention_softmax(attention_options const& o, attention_block const& block,
   f32x16 const minus = negate(maximum);
   f32x16 partial[lanes];
   for (index_t l = 0; l < lanes; ++l) {
-    partial[l] = simd::zero();
+    partial[l] = simd::zeros();
     for (index_t key = l; key < attention_tile::keys; key += lanes) {
       if (key < range.begin || key >= range.end) {  // products over several rows read these too
-        store(column + key * stride, simd::zero());
+        store(column + key * stride, simd::zeros());
         continue;
       }
       f32x16 p = exp(fma(simd::load(column + key * stride), factor, minus));
-      if constexpr (Masked) p = attention_keep(kept(key), p, simd::zero());
+      if constexpr (Masked) p = attention_keep(kept(key), p, simd::zeros());
       store(column + key * stride, p);
       partial[l] = partial[l] + p;
     }
@@ -104,7 +104,7 @@ void attention_softmax(attention_options const& o, attention_block const& block,
   for (int half = lanes / 2; half; half /= 2)
     for (int l = 0; l < half; ++l) partial[l] = partial[l] + partial[l + half];
   // A row that has seen nothing yet has o = 0 and l = 0: any finite factor does.
-  f32x16 const rescale = select(lowest < before, exp(before - maximum), simd::zero());
+  f32x16 const rescale = select(lowest < before, exp(before - maximum), simd::zeros());
   store(s.rescale + c, rescale);
   store(s.sum + c, fma(simd::load(s.sum + c), rescale, partial[0]));
 }

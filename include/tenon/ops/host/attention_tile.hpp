@@ -56,7 +56,7 @@ template <int Vectors, int N, int... I>
 TENON_ALWAYS_INLINE void attention_begin(simd::f32x16 (&sum)[N], float const* c, index_t c_stride, bool accumulate,
                                          std::integer_sequence<int, I...>) {
   if (accumulate) ((sum[I] = simd::load(c + I / Vectors * c_stride + I % Vectors * lanes)), ...);
-  else ((sum[I] = simd::zero()), ...);
+  else ((sum[I] = simd::zeros()), ...);
 }
 template <int Vectors, int N, int... I>
 TENON_ALWAYS_INLINE void attention_end(simd::f32x16 const (&sum)[N], float* c, index_t c_stride,
@@ -164,7 +164,7 @@ template <class T>
 void attention_unpack(float const* from, index_t padded, index_t count, index_t width, T* to, index_t stride) {
   for (index_t r = 0; r < count; ++r)
     for (index_t j = 0; j < width; j += lanes)
-      simd::store(to + r * stride + j, simd::load(from + r * padded + j) + simd::zero(),
+      simd::store(to + r * stride + j, simd::load(from + r * padded + j) + simd::zeros(),
                   int(std::min<index_t>(lanes, width - j)));
 }
 

@@ -14,13 +14,15 @@
 namespace tenon::ops {
 namespace detail {
 
-/// Where the vocabulary is cut. A block is an aligned group of 2^n leaves, hence a node of the tree; the last may be less.
+/// Where the vocabulary is cut. A block is an aligned group of 2^n leaves, hence a node of the tree; the last may be
+/// smaller.
 struct vocabulary_blocks {
   static constexpr index_t least_rows = 1024;  ///< enough for gemm to run at its pace
   index_t rows, leaf, leaves, leaves_in_block = 1, count;
 
   vocabulary_blocks(index_t vocabulary, index_t leaf_rows)
-      : rows(vocabulary), leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
+      : rows(vocabulary),
+        leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
         leaves(ceil_div(rows, leaf)) {
     while (leaves_in_block < leaves && leaves_in_block * leaf < least_rows) leaves_in_block *= 2;
     count = ceil_div(leaves, leaves_in_block);
@@ -34,7 +36,7 @@ struct vocabulary_blocks {
 inline void leaf_statistics(float const* logits, index_t n, float& maximum, float& sum) {
   using namespace simd;
   constexpr float lowest = -std::numeric_limits<float>::infinity();
-  f32x16 largest = broadcast(lowest), total = zero();
+  f32x16 largest = broadcast(lowest), total = zeros();
   for_lanes(0, n, [&](index_t j, int k) { largest = max(largest, load(logits + j, k, lowest)); });
   maximum = reduce_max(largest);
   f32x16 const shift = broadcast(maximum);
@@ -89,7 +91,10 @@ template <class T>
 class cross_entropy_driver {
  public:
   cross_entropy_driver(exec::host_context& context, linear_cross_entropy_args<T> const& args)
-      : ctx(context), a(args), tokens(args.hidden.extent(0)), cols(args.hidden.extent(1)),
+      : ctx(context),
+        a(args),
+        tokens(args.hidden.extent(0)),
+        cols(args.hidden.extent(1)),
         cut(args.weight.extent(0), args.leaf_vocabulary) {}
 
   void run() {
@@ -134,7 +139,9 @@ class cross_entropy_driver {
   }
   /// Blocks 0 .. n-2 have their own buffer, the others share the last one; it ends up with the last block. The blocks
   /// between are made again, in the first buffer, which is free by then.
-  bool is_kept(index_t b) const { return b < buffer_count - 1 || (b == cut.count - 1 && buffer_count > 1) || cut.count == 1; }
+  bool is_kept(index_t b) const {
+    return b < buffer_count - 1 || (b == cut.count - 1 && buffer_count > 1) || cut.count == 1;
+  }
   matrix_view<float> logits(index_t b) const {
     bool const own = b < buffer_count - 1, last = b == cut.count - 1;
     float* const buffer = own ? buffers[b] : (in_backward && !last) ? buffers[0] : buffers[buffer_count - 1];
@@ -223,9 +230,8 @@ class cross_entropy_driver {
     }
     ctx.pool().for_range(tokens, piece_rows(cols), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t)
-        for_lanes(0, cols, [&](index_t j, int n) {
-          simd::store(row(a.d_hidden, t) + j, simd::load(row(sum, t) + j, n), n);
-        });
+        for_lanes(0, cols,
+                  [&](index_t j, int n) { simd::store(row(a.d_hidden, t) + j, simd::load(row(sum, t) + j, n), n); });
     });
   }
 
@@ -251,9 +257,12 @@ struct kernel_for<linear_cross_entropy_t, device::host> {
     detail::require(detail::same_shape(a.weight, v, c) && index_t(a.targets.size()) == t && v > 0 &&
                         (a.d_hidden.empty() || detail::same_shape(a.d_hidden, t, c)) &&
                         (a.d_weight.empty() || detail::same_shape(a.d_weight, v, c)),
-                    "tenon::linear_cross_entropy: shapes differ. Fix: hidden, d_hidden [t,c], weight, d_weight [v,c], targets [t].");
+                    "tenon::linear_cross_entropy: shapes differ. "
+                    "Fix: hidden, d_hidden [t,c], weight, d_weight [v,c], targets [t].");
     for (auto const target : a.targets)
-      detail::require(target < v, "tenon::linear_cross_entropy: a target is not in the vocabulary. Fix: the data's tokenizer.");
+      detail::require(target < v,
+                      "tenon::linear_cross_entropy: a target is not in the vocabulary. "
+                      "Fix: the data's tokenizer.");
     if (t > 0) detail::cross_entropy_driver<T>(ctx, a).run();
   }
 };

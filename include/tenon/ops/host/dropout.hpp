@@ -36,7 +36,7 @@ struct kernel_for<dropout_t, device::host> {
         uniform[i] = float(words[position % 4] >> 8) * 0x1p-24f;
       }
       auto const dropped = simd::load(uniform) < rate;
-      simd::store(out + c, simd::select(dropped, simd::zero(), simd::load(x + c, n) * scale), n);
+      simd::store(out + c, simd::select(dropped, simd::zeros(), simd::load(x + c, n) * scale), n);
     });
   }
 };

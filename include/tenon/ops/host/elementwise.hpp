@@ -45,9 +45,8 @@ template <>
 struct kernel_for<add_t, device::host> {
   template <class Y, class X>
   static void run(exec::host_context& ctx, add_args<Y, X> const& a) {
-    detail::for_flat_lanes(ctx, a.n, [&](index_t j, int n) {
-      simd::store(a.y + j, simd::load(a.y + j, n) + simd::load(a.x + j, n), n);
-    });
+    detail::for_flat_lanes(
+        ctx, a.n, [&](index_t j, int n) { simd::store(a.y + j, simd::load(a.y + j, n) + simd::load(a.x + j, n), n); });
   }
 };
 
@@ -71,8 +70,7 @@ struct kernel_for<convert_t, device::host> {
         std::memcpy(a.out + begin, a.in + begin, std::size_t(end - begin) * sizeof(To));
       });
     } else if constexpr (detail::VectorElement<To> && detail::VectorElement<From>) {
-      detail::for_flat_lanes(ctx, a.n,
-                             [&](index_t j, int n) { simd::store(a.out + j, simd::load(a.in + j, n), n); });
+      detail::for_flat_lanes(ctx, a.n, [&](index_t j, int n) { simd::store(a.out + j, simd::load(a.in + j, n), n); });
     } else {
       ctx.pool().for_range(a.n, detail::piece_elements, [&](index_t begin, index_t end) {
         for (index_t i = begin; i < end; ++i) a.out[i] = To(float(a.in[i]));
@@ -87,7 +85,7 @@ struct kernel_for<column_sum_t, device::host> {
   static void run(exec::host_context& ctx, column_sum_args<T> const& a) {
     index_t const rows = a.x.extent(0), cols = a.x.extent(1);
     detail::require(detail::same_shape(a.x, rows, cols),
-                    "tenon::column_sum: the columns of x are not adjacent. Fix: pass the matrix itself, not transposed.");
+                    "tenon::column_sum: the columns of x are not adjacent. Fix: pass the matrix, not transposed.");
     index_t const leaf = detail::leaf_length(a.leaf, rows), leaves = ceil_div(rows, leaf);
     arena_scope scope(ctx.scratch());
     float* const sums = ctx.scratch().allocate<float>(std::max<index_t>(1, leaves) * cols);

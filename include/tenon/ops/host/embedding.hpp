@@ -22,7 +22,8 @@ struct row_groups {
   index_t token(index_t i) const { return index_t(keys[i] & 0xffffffffu); }
 };
 
-/// Radix sort by row, eleven bits a pass; stable, so that tokens of a row stay in order. Takes scratch of the caller's scope.
+/// Radix sort by row, eleven bits a pass; stable, so that tokens of a row stay in order. Takes scratch of the caller's
+/// scope.
 inline row_groups group_by_row(arena& scratch, std::span<std::int32_t const> tokens, index_t table_rows) {
   index_t const n = index_t(tokens.size());
   std::uint64_t* keys = scratch.allocate<std::uint64_t>(n);
@@ -75,9 +76,8 @@ struct sparse_tree {
     --depth;
     float* const left = nodes + width * (depth - 1);
     float const* const right = nodes + width * depth;
-    for_lanes(0, width, [&](index_t j, int n) {
-      simd::store(left + j, simd::load(left + j, n) + simd::load(right + j, n), n);
-    });
+    for_lanes(0, width,
+              [&](index_t j, int n) { simd::store(left + j, simd::load(left + j, n) + simd::load(right + j, n), n); });
   }
 };
 
@@ -93,7 +93,7 @@ float const* sum_group(embedding_backward_args<T> const& a, row_groups const& gr
     auto const add = [&](bool first) {
       T const* const d = row(a.d_out, groups.token(i)) + begin;
       for_lanes(0, sums.width, [&](index_t j, int n) {
-        simd::store(node + j, (first ? simd::zero() : simd::load(node + j, n)) + simd::load(d + j, n), n);
+        simd::store(node + j, (first ? simd::zeros() : simd::load(node + j, n)) + simd::load(d + j, n), n);
       });
       ++i;
     };
@@ -126,7 +126,7 @@ struct kernel_for<embedding_forward_t, device::host> {
     if (positioned)
       for (index_t const p : a.positions)
         detail::require(p >= 0 && p < a.position_table.extent(0),
-                        "tenon::embedding_forward: a position is beyond the table. Fix: a sequence within the context.");
+                        "tenon::embedding_forward: a position is beyond the table. Fix: shorter sequences.");
     auto const scale = simd::broadcast(a.scale);
     ctx.pool().for_range(rows, detail::piece_rows(cols), [&](index_t begin, index_t end) {
       for (index_t r = begin; r < end; ++r) {
@@ -151,7 +151,7 @@ struct kernel_for<embedding_backward_t, device::host> {
                         detail::same_shape(a.d_table, table_rows, cols),
                     "tenon::embedding_backward: shapes differ. Fix: tokens [t], d_out [t,c], d_table [v,c].");
     detail::require_rows(a.tokens, table_rows,
-                         "tenon::embedding_backward: a token is not in the table. Fix: the tokens of the forward pass.");
+                         "tenon::embedding_backward: a token is not in the table. Fix: the same tokens as forward.");
     if (!a.accumulate)
       ctx.pool().for_range(table_rows, detail::piece_rows(cols), [&](index_t begin, index_t end) {
         for (index_t r = begin; r < end; ++r)

@@ -54,16 +54,23 @@ struct gemm_plan {
   index_t b_panels() const { return block_n / gemm_tile::cols; }
 };
 
-/// function(thread, i) for i in [0, n): on the calling thread when `threads` is one.
+/// function(thread, i, next) for i in [0, n): on the calling thread when `threads` is one. `next` is what the same thread
+/// will do afterwards, or -1: near the end nothing is claimed ahead, so that no thread waits for another's backlog.
 template <class Function>
 void gemm_share(exec::thread_pool& pool, int threads, index_t n, Function&& function) {
   if (threads == 1) {
-    for (index_t i = 0; i < n; ++i) function(0, i);
+    for (index_t i = 0; i < n; ++i) function(0, i, i + 1 < n ? i + 1 : -1);
     return;
   }
-  std::atomic<index_t> next{0};
+  std::atomic<index_t> counter{0};
   pool.run([&](int t) {
-    for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) function(t, i);
+    auto const claim = [&] { return counter.fetch_add(1, std::memory_order_relaxed); };
+    for (index_t i = claim(); i < n;) {
+      bool const ahead = i + 3 * threads < n;
+      index_t const next = ahead ? claim() : -1;
+      function(t, i, next);
+      i = ahead ? next : claim();
+    }
   });
 }
 
@@ -93,19 +100,29 @@ class gemm_driver {
   }
 
  private:
+  struct unit {
+    index_t row, panels;             ///< packed a: its first row, its panels
+    index_t panel_begin, panel_end;
+    index_t col;
+    index_t block_begin, block_end;
+  };
+
   /// Rows [row, row + block_m) and blocks of k [first, last).
   void run_block(index_t row, index_t first, index_t last) {
     index_t const panels = ceil_div(std::min(plan.block_m, plan.m - row), gemm_tile::rows);
     index_t const groups = ceil_div(panels, pack_group);
-    gemm_share(pool, plan.threads, groups * (last - first), [&](int, index_t i) {
+    gemm_share(pool, plan.threads, groups * (last - first), [&](int, index_t i, index_t) {
       index_t const block = first + i / groups, panel = i % groups * pack_group;
       pack_rows(row, panel, std::min(panel + pack_group, panels), block, packed_a + (i / groups * panels + panel) * plan.a_panel_values());
     });
     index_t const units = ceil_div(plan.n, plan.block_n) * plan.units_m;
-    gemm_share(pool, plan.threads, units, [&](int thread, index_t unit) {
-      index_t const part = unit % plan.units_m, col = unit / plan.units_m * plan.block_n;
-      run_unit({row, panels, panels * part / plan.units_m, panels * (part + 1) / plan.units_m, col, first, last},
-               workspaces + thread * workspace_values);
+    gemm_share(pool, plan.threads, units, [&](int thread, index_t i, index_t next) {
+      auto const unit_at = [&](index_t at) {
+        index_t const part = at % plan.units_m;
+        return unit{row, panels, panels * part / plan.units_m, panels * (part + 1) / plan.units_m,
+                    at / plan.units_m * plan.block_n, first, last};
+      };
+      run_unit(unit_at(i), next < 0 ? -1 : unit_at(next).col, workspaces + thread * workspace_values);
     });
   }
 
@@ -123,25 +140,28 @@ class gemm_driver {
     pack_strips(strips, a);
   }
 
-  struct unit {
-    index_t row, panels;             ///< packed a: its first row, its panels
-    index_t panel_begin, panel_end;
-    index_t col;
-    index_t block_begin, block_end;
-  };
-
-  void run_unit(unit const& u, float* workspace) {
+  /// `next_col` is where this thread goes on afterwards, or -1.
+  void run_unit(unit const& u, index_t next_col, float* workspace) {
     float* const tiles = workspace + round_up(slices * plan.b_slice_values(), lanes);
+    float* const kept = tiles + (gemm_inner_levels + 1) * gemm_tile::size;
     int const width = int(std::min(plan.block_n, plan.n - u.col));
     for (index_t p0 = u.panel_begin; p0 < u.panel_end; p0 += chunk)
       for (index_t block = u.block_begin; block < u.block_end; ++block) {
         float* const packed_b = workspace + (block - u.block_begin) % slices * plan.b_slice_values();
-        if (p0 == u.panel_begin || slices == 1) pack_columns(packed_b, u.col, width, block);
+        bool const pack = p0 == u.panel_begin || slices == 1;
+        if (pack) pack_columns(packed_b, u.col, width, block);
+        gemm_prefetch ahead;
+        if (pack && block + 1 < u.block_end) ahead = prefetch_columns(u.col, block + 1);
+        else if (next_col >= 0 && block + 1 == u.block_end && p0 + chunk >= u.panel_end)
+          ahead = prefetch_columns(next_col, u.block_begin);
         for (index_t p = p0; p < std::min(p0 + chunk, u.panel_end); ++p)
-          run_panel(u, p, block, packed_b, width, tiles, tiles + (gemm_inner_levels + 1) * gemm_tile::size + (p - p0) * plan.b_panels() * tile_state);
+          run_panel(u, p, block, packed_b, width, tiles, kept + (p - p0) * plan.b_panels() * tile_state, ahead);
       }
   }
 
+  gemm_prefetch prefetch_columns(index_t col, index_t block) const {
+    return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
+  }
   void pack_columns(float* to, index_t col, int width, index_t block) const {
     index_t const k0 = plan.order.begin(block), k1 = plan.order.end(block);
     int const strips = int(ceil_div(width, gemm_tile::cols));
@@ -150,13 +170,13 @@ class gemm_driver {
 
   /// One row panel against all column panels of a unit.
   void run_panel(unit const& u, index_t panel, index_t block, float const* packed_b, int width, float* tiles,
-                 float* local_state) const {
+                 float* local_state, gemm_prefetch& ahead) const {
     gemm_order const& order = plan.order;
     index_t const row = u.row + panel * gemm_tile::rows, i = (block - u.block_begin) * u.panels + panel;
     int const kernel_rows = panel_rows(row), rows = int(std::min<index_t>(kernel_rows, plan.m - row));
     float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
     bool const last = block + 1 == order.blocks;
-    gemm_tile_job job{packed_a + i * plan.a_panel_values(), packed_b, order.begin(block), order.end(block), tiles, local_state, scratch, gemm_tile::cols};
+    gemm_tile_job job{packed_a + i * plan.a_panel_values(), packed_b, order.begin(block), order.end(block), tiles, local_state, scratch, gemm_tile::cols, &ahead, u.panel_end - u.panel_begin < 4 ? 4 : 1};
     if (!plan.whole_k()) job.outer = state + (panel * ceil_div(plan.n, gemm_tile::cols) + u.col / gemm_tile::cols) * tile_state;
     for (int j = 0; j < width; j += gemm_tile::cols) {
       int const cols = std::min(gemm_tile::cols, width - j);

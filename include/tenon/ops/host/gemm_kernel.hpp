@@ -25,6 +25,23 @@ TENON_ALWAYS_INLINE simd::f32x16 pinned(simd::f32x16 x) {
   return x;
 }
 
+/// Memory that will be packed next, brought into L2 while the kernel computes: runs of `count` steps of two cache lines.
+struct gemm_prefetch {
+  static constexpr int lines_bytes = 2 * cache_line_bytes;
+  char const* at = nullptr;
+  index_t stride = 0, jump = 0;      ///< bytes from step to step, and besides after a run
+  index_t count = 1, left = 1;       ///< steps of a run, and of this one
+  index_t remaining = 0;             ///< steps to go
+
+  TENON_ALWAYS_INLINE void step() {
+    __builtin_prefetch(at, 0, 2);
+    __builtin_prefetch(at + cache_line_bytes, 0, 2);
+    at += stride;
+    if (--left == 0) at += jump, left = count;
+    --remaining;
+  }
+};
+
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
 struct gemm_tile_job {
   float const* a;        ///< packed row panel, [k][R]
@@ -34,6 +51,8 @@ struct gemm_tile_job {
   float* outer;          ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
   float* out;            ///< where a finished tile goes
   index_t out_stride;    ///< between its rows
+  gemm_prefetch* next;   ///< taken further during the call
+  int steps;             ///< of `next`, for every few values of k
 };
 
 /// Adds the products of one block to a tile. R rows (at most gemm_tile::rows), V vectors of sixteen columns.
@@ -50,16 +69,22 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
   for (index_t k = job.k0; k < job.k1; ++leaf) {
     index_t const leaf_begin = leaf * order.leaf, leaf_end = std::min(leaf_begin + order.leaf, order.k);
     index_t const end = std::min(leaf_end, job.k1);
-    if (k == leaf_begin) each([](simd::f32x16& s, int) TENON_INLINE_LAMBDA { s = simd::zero(); });
+    if (k == leaf_begin) each([](simd::f32x16& s, int) TENON_INLINE_LAMBDA { s = simd::zeros(); });
     else each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(job.outer + at); });
-    for (; k < end; ++k, a += R, b += cols) {
+    auto const multiply = [&] TENON_INLINE_LAMBDA {
       simd::f32x16 row[V];
       unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { row[v] = pinned(simd::load(b + v * lanes)); });
       unrolled<R>([&](auto r) TENON_INLINE_LAMBDA {
         simd::f32x16 const x = simd::broadcast(a[r]);
         unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { sum[r][v] = simd::fma(x, row[v], sum[r][v]); });
       });
+      ++k, a += R, b += cols;
+    };
+    while (k + 4 <= end) {
+      for (int step = 0; step < job.steps && job.next->remaining > 0; ++step) job.next->step();
+      unrolled<4>([&](auto) TENON_INLINE_LAMBDA { multiply(); });
     }
+    while (k < end) multiply();
     auto const node = [&](int level) TENON_INLINE_LAMBDA {
       return level < order.inner_levels ? job.inner + level * gemm_tile::size
                                         : job.outer + (level - order.inner_levels + 1) * gemm_tile::size;

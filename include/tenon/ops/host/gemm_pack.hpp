@@ -4,6 +4,7 @@
 #include <tenon/core/error.hpp>
 #include <tenon/exec/host/simd.hpp>
 #include <tenon/ops/host/gemm_blocking.hpp>
+#include <tenon/ops/host/gemm_kernel.hpp>
 
 namespace tenon::ops::detail {
 
@@ -78,10 +79,10 @@ void pack_along_k(gemm_strips const& p, gemm_operand<T> const& operand) {
         simd::f32x16 r[lanes];
         if (columns == lanes)
           for (int i = 0; i < lanes; ++i)
-            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k) : simd::zero();
+            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k) : simd::zeros();
         else
           for (int i = 0; i < lanes; ++i)
-            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k, columns) : simd::zero();
+            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k, columns) : simd::zeros();
         transpose_16x16(r);
         for (int i = 0; i < columns; ++i) simd::store(to + (k + i) * p.width, r[i]);
       }
@@ -100,9 +101,20 @@ void pack_across_k(gemm_strips const& p, gemm_operand<T> const& operand) {
         T const* const from = operand.at(at, k);
         simd::f32x16 const x = at <= whole                   ? simd::load(from)
                                : at < operand.strip_extent ? simd::load(from, int(operand.strip_extent - at))
-                                                             : simd::zero();
+                                                             : simd::zeros();
         simd::store(p.to + strip * p.strip_values + (k - p.k0) * p.width + s, x);
       }
+}
+
+/// The memory that packing indices [first, last) and k in [k0, k1) will read.
+template <class T>
+gemm_prefetch prefetch_of(gemm_operand<T> const& operand, index_t first, index_t last, index_t k0, index_t k1) {
+  bool const along_k = operand.k_stride == 1;
+  index_t const runs = along_k ? last - first : k1 - k0, run_bytes = (along_k ? k1 - k0 : last - first) * index_t(sizeof(T));
+  index_t const run_stride = (along_k ? operand.strip_stride : operand.k_stride) * index_t(sizeof(T));
+  index_t const steps = ceil_div(run_bytes, gemm_prefetch::lines_bytes);
+  return {reinterpret_cast<char const*>(operand.at(first, k0)), gemm_prefetch::lines_bytes,
+          run_stride - steps * gemm_prefetch::lines_bytes, steps, steps, runs * steps};
 }
 
 template <class T>

@@ -61,7 +61,7 @@ class exact_batch {
       store_doubles(values + i, remaining - l);
     }
     bool const exhausted = sum_of(rest) == 0;
-    total.add(sum_of(high));    // NaN poisons the total here
+    total.add(sum_of(high));  // NaN poisons the total here
     total.add(sum_of(low));
     if (!exhausted) add_each();
   }
@@ -89,7 +89,9 @@ inline void add_sum_of_squares(exec::host_context& ctx, std::span<norm_part cons
   int const threads = ctx.pool().size();
   exact_sum* const sums = ctx.scratch().allocate<exact_sum>(threads);
   index_t* const first_piece = ctx.scratch().allocate<index_t>(index_t(parts.size()) + 1);
-  auto const rows_in_piece = [](norm_part const& p) { return std::max<index_t>(1, piece / std::max<index_t>(1, p.cols)); };
+  auto const rows_in_piece = [](norm_part const& p) {
+    return std::max<index_t>(1, piece / std::max<index_t>(1, p.cols));
+  };
   first_piece[0] = 0;
   for (std::size_t i = 0; i < parts.size(); ++i)
     first_piece[i + 1] = first_piece[i] + ceil_div(parts[i].rows, rows_in_piece(parts[i]));
@@ -99,9 +101,11 @@ inline void add_sum_of_squares(exec::host_context& ctx, std::span<norm_part cons
   ctx.pool().run([&](int thread) {
     exact_batch batch(sums[thread]);
     for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
-      std::size_t const which = std::size_t(std::upper_bound(first_piece, first_piece + parts.size() + 1, i) - first_piece - 1);
+      std::size_t const which =
+          std::size_t(std::upper_bound(first_piece, first_piece + parts.size() + 1, i) - first_piece - 1);
       norm_part const& p = parts[which];
-      index_t const begin = (i - first_piece[which]) * rows_in_piece(p), end = std::min(p.rows, begin + rows_in_piece(p));
+      index_t const begin = (i - first_piece[which]) * rows_in_piece(p),
+                    end = std::min(p.rows, begin + rows_in_piece(p));
       if (p.cols % lanes == 0) batch.add_squares(p.p + begin * p.cols, (end - begin) * p.cols);
       else
         for (index_t r = begin; r < end; ++r) batch.add_squares(p.p + r * p.cols, p.cols);

@@ -49,11 +49,12 @@ void norm_forward_rows(norm_forward_task<T> const& a, index_t first) {
   float mean[Rows], rstd[Rows];
   for_each_constant<Rows>([&](int r) {
     x[r] = row(a.x, first + r), out[r] = row(a.out, first + r);
-    sum[r] = zero(), mean[r] = 0.0f;
+    sum[r] = zeros(), mean[r] = 0.0f;
   });
   if constexpr (Centered) {
-    for_lanes(0, cols, [&](index_t j, int n) { for_each_constant<Rows>([&](int r) { sum[r] = sum[r] + load(x[r] + j, n); }); });
-    for_each_constant<Rows>([&](int r) { mean[r] = reduce_add(sum[r]) / float(cols), sum[r] = zero(); });
+    for_lanes(0, cols,
+              [&](index_t j, int n) { for_each_constant<Rows>([&](int r) { sum[r] = sum[r] + load(x[r] + j, n); }); });
+    for_each_constant<Rows>([&](int r) { mean[r] = reduce_add(sum[r]) / float(cols), sum[r] = zeros(); });
   }
   for_lanes(0, cols, [&](index_t j, int n) {
     for_each_constant<Rows>([&](int r) {
@@ -64,7 +65,7 @@ void norm_forward_rows(norm_forward_task<T> const& a, index_t first) {
   });
   for_each_constant<Rows>([&](int r) { rstd[r] = 1.0f / std::sqrt(reduce_add(sum[r]) / float(cols) + a.epsilon); });
   for_lanes(0, cols, [&](index_t j, int n) {
-    f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n), b = a.bias ? load(a.bias + j, n) : zero();
+    f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n), b = a.bias ? load(a.bias + j, n) : zeros();
     for_each_constant<Rows>([&](int r) {
       f32x16 const v = load(x[r] + j, n), d = Centered ? v - broadcast(mean[r]) : v, normal = d * broadcast(rstd[r]);
       store(out[r] + j, Centered ? fma(normal, w, b) : normal * w, n);
@@ -97,16 +98,15 @@ void norm_backward_rows(norm_backward_task<T> const& a, index_t first, index_t b
   for_each_constant<Rows>([&](int r) {
     x[r] = row(a.x, first + r), d_out[r] = row(a.d_out, first + r);
     mean[r] = broadcast(Centered ? a.mean[first + r] : 0.0f), rstd[r] = broadcast(a.rstd[first + r]);
-    mean_g[r] = zero(), mean_gx[r] = zero();
+    mean_g[r] = zeros(), mean_gx[r] = zeros();
   });
   auto const normal = [&](int r, index_t j, int n) {
     f32x16 const v = load(x[r] + j, n);
     return (Centered ? v - mean[r] : v) * rstd[r];
   };
   if constexpr (Input) {
-    for_each_constant<Rows>([&](int r) {
-      d_x[r] = row(a.d_x, first + r), add[r] = a.add_to.empty() ? nullptr : row(a.add_to, first + r);
-    });
+    for_each_constant<Rows>(
+        [&](int r) { d_x[r] = row(a.d_x, first + r), add[r] = a.add_to.empty() ? nullptr : row(a.add_to, first + r); });
     for_lanes(0, cols, [&](index_t j, int n) {
       f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n);
       for_each_constant<Rows>([&](int r) {
@@ -122,7 +122,7 @@ void norm_backward_rows(norm_backward_task<T> const& a, index_t first, index_t b
   }
   for_lanes(begin, end, [&](index_t j, int n) {
     f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n);
-    f32x16 sum_w = zero(), sum_b = zero();
+    f32x16 sum_w = zeros(), sum_b = zeros();
     if constexpr (Weight) sum_w = load(d_weight + j, n), sum_b = load(d_bias + j, n);
     for_each_constant<Rows>([&](int r) {
       f32x16 const d = load(d_out[r] + j, n), v = normal(r, j, n);
@@ -144,15 +144,14 @@ void norm_backward_range(norm_backward_task<T> const& a, index_t first, index_t 
     std::fill(d_bias + begin, d_bias + end, 0.0f);
   }
   index_t r = first;
-  for (; r + 2 <= last; r += 2)
-    norm_backward_rows<Centered, Input, Weight, 2>(a, r, begin, end, d_weight, d_bias);
+  for (; r + 2 <= last; r += 2) norm_backward_rows<Centered, Input, Weight, 2>(a, r, begin, end, d_weight, d_bias);
   for (; r < last; ++r) norm_backward_rows<Centered, Input, Weight, 1>(a, r, begin, end, d_weight, d_bias);
 }
 
 /// Everything in one pass, a leaf at a time, when there are leaves for every thread; else rows, then columns of leaves.
 template <bool Centered, class T>
-void norm_backward(exec::host_context& ctx, norm_backward_task<T> const& a, index_t leaf, float* d_weight, float* d_bias,
-                   bool accumulate) {
+void norm_backward(exec::host_context& ctx, norm_backward_task<T> const& a, index_t leaf, float* d_weight,
+                   float* d_bias, bool accumulate) {
   index_t const rows = a.x.extent(0), cols = a.x.extent(1);
   leaf = leaf_length(leaf, rows);
   index_t const leaves = ceil_div(rows, leaf);

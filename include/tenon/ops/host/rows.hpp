@@ -43,7 +43,8 @@ TENON_ALWAYS_INLINE void for_lanes(index_t begin, index_t end, Function&& functi
 /// Calls function(r) for r = 0 .. Count-1, written out, so that arrays indexed by r stay in registers.
 template <int Count, class Function>
 TENON_ALWAYS_INLINE void for_each_constant(Function&& function) {
-  [&]<int... r>(std::integer_sequence<int, r...>) { (function(r), ...); }(std::make_integer_sequence<int, Count>{});
+  [&]<int... r>(std::integer_sequence<int, r...>) { (function(r), ...); }
+  (std::make_integer_sequence<int, Count>{});
 }
 
 /// out [n] = (or +=) the tree over the rows of `leaves` [count, n]; overwrites `leaves`.
