@@ -94,7 +94,7 @@ int run(typename Model::config_type config, arguments const& a) {
   if (a.context) config.context = a.context;
   config.dropout = a.dropout;
   auto const files = text_files(a.text);
-  tenon::byte_corpus const text(files);
+  tenon::byte_corpus const text({files.begin(), files.end()});
   trainer t{config,
             {.batch = a.batch,
              .accumulate = a.accumulate,
@@ -118,7 +118,6 @@ int run(typename Model::config_type config, arguments const& a) {
                                   .resume = a.resume,
                                   .checkpoint_every = a.checkpoint_every,
                                   .evaluate_every = a.evaluate_every,
-                                  .text_id = text.sha256(),
                                   .on_step = [&](tenon::fit_event const& e) {
                                     if (!a.json) progress.update(e);
                                   }});

@@ -141,7 +141,7 @@ TEST_CASE("simd: integer lanes wrap, shift and convert") {
 
 TEST_CASE("simd: the first n lanes") {
   for (int n = 0; n <= 17; ++n) {
-    auto const got = array(sd::select(sd::first_lanes(n), sd::broadcast(1.0f), sd::zero()));
+    auto const got = array(sd::select(sd::first_lanes(n), sd::broadcast(1.0f), sd::zeros()));
     for (int i = 0; i < 16; ++i) CHECK(got.v[i] == (i < n ? 1.0f : 0.0f));
   }
 }

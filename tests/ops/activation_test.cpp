@@ -20,7 +20,8 @@ void check_plain(activation_kind kind, index_t rows, index_t cols) {
   exec::host_context ctx(2);
   auto const x = ref::random_values<T>(rows * cols, 1, 6.0), d_out = ref::random_values<T>(rows * cols, 2);
   auto out = ref::poison<T>(rows * cols), d_x = out;
-  ops::activation_forward(ctx, ops::activation_forward_args<T>{matrix(x.data(), rows, cols), matrix(out.data(), rows, cols), kind});
+  ops::activation_forward(
+      ctx, ops::activation_forward_args<T>{matrix(x.data(), rows, cols), matrix(out.data(), rows, cols), kind});
   ops::activation_backward(ctx, ops::activation_backward_args<T>{.x = matrix(x.data(), rows, cols),
                                                                  .d_out = matrix(d_out.data(), rows, cols),
                                                                  .d_x = matrix(d_x.data(), rows, cols),
@@ -41,10 +42,11 @@ void check_gated(activation_kind kind, index_t rows, index_t f) {
   auto out = ref::poison<T>(rows * f), d_in = ref::poison<T>(rows * 2 * f);
   auto const view_in = matrix(in.data(), rows, 2 * f);
   ops::gated_activation_forward(ctx, ops::gated_activation_forward_args<T>{view_in, matrix(out.data(), rows, f), kind});
-  ops::gated_activation_backward(ctx, ops::gated_activation_backward_args<T>{.gate_up = view_in,
-                                                                             .d_out = matrix(d_out.data(), rows, f),
-                                                                             .d_gate_up = matrix(d_in.data(), rows, 2 * f),
-                                                                             .kind = kind});
+  ops::gated_activation_backward(ctx,
+                                 ops::gated_activation_backward_args<T>{.gate_up = view_in,
+                                                                        .d_out = matrix(d_out.data(), rows, f),
+                                                                        .d_gate_up = matrix(d_in.data(), rows, 2 * f),
+                                                                        .kind = kind});
   auto const inputs = ref::as_double(in), weights = ref::as_double(d_out);
   auto const forward = [&](std::vector<double> const& v) {
     std::vector<double> y;
@@ -100,13 +102,14 @@ TEST_CASE("d_x may alias d_out, and rows may have gaps") {
   auto const x = ref::random_values(5 * 40, 1), d_out = ref::random_values(5 * 40, 2);
   auto const wide = matrix(x.data(), 5, 21, 40), d_wide = matrix(d_out.data(), 5, 21, 40);
   auto dense = ref::poison(5 * 21), aliased = d_out;
-  ops::activation_backward(ctx, ops::activation_backward_args<float>{.x = wide,
-                                                                     .d_out = d_wide,
-                                                                     .d_x = matrix(dense.data(), 5, 21),
-                                                                     .kind = activation_kind::silu});
+  ops::activation_backward(
+      ctx, ops::activation_backward_args<float>{
+               .x = wide, .d_out = d_wide, .d_x = matrix(dense.data(), 5, 21), .kind = activation_kind::silu});
   auto const view = matrix(aliased.data(), 5, 21, 40);
-  ops::activation_backward(ctx, ops::activation_backward_args<float>{.x = wide, .d_out = view, .d_x = view, .kind = activation_kind::silu});
+  ops::activation_backward(
+      ctx, ops::activation_backward_args<float>{.x = wide, .d_out = view, .d_x = view, .kind = activation_kind::silu});
   for (std::size_t r = 0; r < 5; ++r)
     for (std::size_t j = 0; j < 40; ++j) CHECK(aliased[r * 40 + j] == (j < 21 ? dense[r * 21 + j] : d_out[r * 40 + j]));
-  CHECK_THROWS_AS(ops::activation_forward(ctx, ops::activation_forward_args<float>{wide, matrix(dense.data(), 21, 5)}), argument_error);
+  CHECK_THROWS_AS(ops::activation_forward(ctx, ops::activation_forward_args<float>{wide, matrix(dense.data(), 21, 5)}),
+                  argument_error);
 }

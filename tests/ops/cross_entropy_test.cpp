@@ -81,7 +81,8 @@ TEST_CASE("the reference's gradients are its central differences") {
 TEST_CASE("neither workspace nor threads change a bit") {
   for (index_t const leaf : {0, 1040, 640}) {
     std::uint64_t expected = 0;
-    for (std::size_t const workspace : {std::size_t(1) << 30, std::size_t(0), std::size_t(2 * 9 * 1792 * 4), std::size_t(4 * 9 * 1792 * 4)})
+    for (std::size_t const workspace :
+         {std::size_t(1) << 30, std::size_t(0), std::size_t(2 * 9 * 1792 * 4), std::size_t(4 * 9 * 1792 * 4)})
       for (int const threads : {1, 3}) {
         problem<float> p{.t = 9, .c = 20, .v = 7301, .leaf_vocabulary = leaf, .cap = 5.0f};
         auto a = p.args();
@@ -101,7 +102,8 @@ TEST_CASE("blocks of the vocabulary give the bits of one multiplication over all
     exec::host_context ctx(2);
     std::vector<float> logits(std::size_t(p.t * v));
     auto const whole = matrix(logits.data(), p.t, v);
-    auto const weight = matrix<float const>(p.weight.data(), v, p.c), hidden = matrix<float const>(p.hidden.data(), p.t, p.c);
+    auto const weight = matrix<float const>(p.weight.data(), v, p.c),
+               hidden = matrix<float const>(p.hidden.data(), p.t, p.c);
     ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = whole, .a = hidden, .b = transposed(weight)});
     for (index_t t = 0; t < p.t; ++t) {
       float* const row = logits.data() + t * v;
@@ -117,8 +119,11 @@ TEST_CASE("blocks of the vocabulary give the bits of one multiplication over all
       else ops::detail::logits_to_gradient(row, v, target, maximum, p.scale / sum, p.scale, 0);
     }
     auto d_hidden = ref::poison(p.t * p.c), d_weight = ref::poison(v * p.c);
-    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = matrix(d_hidden.data(), p.t, p.c), .a = as_const(whole), .b = weight, .leaf = leaf});
-    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = matrix(d_weight.data(), v, p.c), .a = transposed(as_const(whole)), .b = hidden, .leaf = 16});
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{
+                       .c = matrix(d_hidden.data(), p.t, p.c), .a = as_const(whole), .b = weight, .leaf = leaf});
+    ops::gemm(ctx,
+              ops::gemm_args<float, float, float>{
+                  .c = matrix(d_weight.data(), v, p.c), .a = transposed(as_const(whole)), .b = hidden, .leaf = 16});
     CHECK(ref::same_bits(p.d_hidden, d_hidden));
     CHECK(ref::same_bits(p.d_weight, d_weight));
   }

@@ -40,8 +40,8 @@ TEST_CASE("convert to and from eight bits") {
 }
 
 TEST_CASE_TEMPLATE("column sums are chains in leaves, then the tree", T, float, bf16, fp16) {
-  for (auto const& [rows, cols, leaf] : {std::array<index_t, 3>{1, 1, 16}, {5, 3, 0}, {37, 17, 16}, {100, 131, 16},
-                                         {64, 1030, 16}, {50, 33, 7}}) {
+  for (auto const& [rows, cols, leaf] :
+       {std::array<index_t, 3>{1, 1, 16}, {5, 3, 0}, {37, 17, 16}, {100, 131, 16}, {64, 1030, 16}, {50, 33, 7}}) {
     auto const x = ref::random_values<T>(rows * cols, 1);
     std::vector<float> expected;
     auto const add = [](float& a, float b) { a += b; };
@@ -68,6 +68,7 @@ TEST_CASE_TEMPLATE("column sums are chains in leaves, then the tree", T, float, 
   }
   exec::host_context ctx(1);
   float nothing[3] = {1, 2, 3};
-  ops::column_sum(ctx, ops::column_sum_args<T>{.x = matrix(static_cast<T const*>(nullptr), 0, 3), .out = nothing, .leaf = 16});
+  ops::column_sum(
+      ctx, ops::column_sum_args<T>{.x = matrix(static_cast<T const*>(nullptr), 0, 3), .out = nothing, .leaf = 16});
   CHECK(nothing[1] == 0.0f);
 }

@@ -36,24 +36,33 @@ TEST_CASE_TEMPLATE("embedding looks rows up and adds positions", T, float, bf16,
     std::vector<index_t> positions;
     for (index_t i = 0; i < t; ++i) positions.push_back(i + 3);
     auto out = ref::poison<T>(t * c);
-    ops::embedding_forward_args<T> a{.tokens = tokens, .table = matrix(table.data(), v, c), .out = matrix(out.data(), t, c)};
+    ops::embedding_forward_args<T> a{
+        .tokens = tokens, .table = matrix(table.data(), v, c), .out = matrix(out.data(), t, c)};
     ops::embedding_forward(ctx, a);
     bool same = true;
-    auto const element = [&](std::vector<T> const& m, index_t r, index_t j) { return float(m[std::size_t(r * c + j)]); };
+    auto const element = [&](std::vector<T> const& m, index_t r, index_t j) {
+      return float(m[std::size_t(r * c + j)]);
+    };
     for (index_t i = 0; i < t; ++i)
       for (index_t j = 0; j < c; ++j) same = same && element(out, i, j) == element(table, tokens[std::size_t(i)], j);
     a.position_table = matrix(places.data(), t + 3, c), a.positions = positions, a.scale = 1.7f;
     ops::embedding_forward(ctx, a);
     for (index_t i = 0; i < t; ++i)
       for (index_t j = 0; j < c; ++j)
-        same = same && element(out, i, j) == float(T(std::fma(element(table, tokens[std::size_t(i)], j), 1.7f, element(places, i + 3, j))));
+        same =
+            same && element(out, i, j) ==
+                        float(T(std::fma(element(table, tokens[std::size_t(i)], j), 1.7f, element(places, i + 3, j))));
     CHECK(same);
   }
 }
 
 TEST_CASE_TEMPLATE("the gradient of a row is the tree over the leaves that have it", T, float, bf16) {
-  for (auto const& [t, v, c, leaf] : {std::array<index_t, 4>{1, 1, 1, 16}, {200, 5, 19, 16}, {333, 70, 33, 16}, {100, 3, 5, 3},
-                                      {64, 4000, 8, 16}, {50, 7, 140, 0}}) {
+  for (auto const& [t, v, c, leaf] : {std::array<index_t, 4>{1, 1, 1, 16},
+                                      {200, 5, 19, 16},
+                                      {333, 70, 33, 16},
+                                      {100, 3, 5, 3},
+                                      {64, 4000, 8, 16},
+                                      {50, 7, 140, 0}}) {
     auto const tokens = random_tokens(t, v, unsigned(t));
     auto const d_out = ref::random_values<T>(t * c, 2);
     index_t const length = leaf ? leaf : t;
@@ -73,8 +82,11 @@ TEST_CASE_TEMPLATE("the gradient of a row is the tree over the leaves that have 
     for (int threads : {1, 2, 5}) {
       exec::host_context ctx(threads);
       auto got = ref::poison(v * c);
-      ops::embedding_backward_args<T> a{.tokens = tokens, .d_out = matrix(d_out.data(), t, c), .d_table = matrix(got.data(), v, c),
-                                        .leaf = leaf, .accumulate = false};
+      ops::embedding_backward_args<T> a{.tokens = tokens,
+                                        .d_out = matrix(d_out.data(), t, c),
+                                        .d_table = matrix(got.data(), v, c),
+                                        .leaf = leaf,
+                                        .accumulate = false};
       ops::embedding_backward(ctx, a);
       CHECK(ref::same_bits(got, expected));
       auto const old = ref::random_values(v * c, 9);
@@ -93,13 +105,15 @@ TEST_CASE("tokens outside of the table are an error, not a read of other memory"
   std::vector<float> table(12), out(8);
   for (std::int32_t const bad : {-1, 3}) {
     std::vector<std::int32_t> const tokens{0, bad};
-    CHECK_THROWS_AS(ops::embedding_forward(ctx, ops::embedding_forward_args<float>{.tokens = tokens,
-                                                                                   .table = matrix<float const>(table.data(), 3, 4),
-                                                                                   .out = matrix(out.data(), 2, 4)}),
-                    argument_error);
-    CHECK_THROWS_AS(ops::embedding_backward(ctx, ops::embedding_backward_args<float>{.tokens = tokens,
-                                                                                     .d_out = matrix<float const>(out.data(), 2, 4),
-                                                                                     .d_table = matrix(table.data(), 3, 4)}),
-                    argument_error);
+    CHECK_THROWS_AS(
+        ops::embedding_forward(ctx, ops::embedding_forward_args<float>{.tokens = tokens,
+                                                                       .table = matrix<float const>(table.data(), 3, 4),
+                                                                       .out = matrix(out.data(), 2, 4)}),
+        argument_error);
+    CHECK_THROWS_AS(
+        ops::embedding_backward(ctx, ops::embedding_backward_args<float>{.tokens = tokens,
+                                                                         .d_out = matrix<float const>(out.data(), 2, 4),
+                                                                         .d_table = matrix(table.data(), 3, 4)}),
+        argument_error);
   }
 }

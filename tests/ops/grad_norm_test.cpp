@@ -33,7 +33,8 @@ double by_definition(std::vector<ops::norm_part> const& parts) {
 std::vector<float> wide_values(index_t n, unsigned seed, int exponents) {
   std::mt19937 engine(seed);
   auto v = ref::random_values(n, seed + 1);
-  for (auto& x : v) x = engine() % 8 == 0 ? 0.0f : std::ldexp(x, int(engine() % unsigned(2 * exponents + 1)) - exponents);
+  for (auto& x : v)
+    x = engine() % 8 == 0 ? 0.0f : std::ldexp(x, int(engine() % unsigned(2 * exponents + 1)) - exponents);
   return v;
 }
 
@@ -41,7 +42,8 @@ std::vector<float> wide_values(index_t n, unsigned seed, int exponents) {
 
 TEST_CASE("the norm is the exact sum of the groups' squares") {
   for (int const exponents : {0, 3, 30, 60})
-    for (auto const& [rows, cols] : {std::array<index_t, 2>{1, 1}, {1, 15}, {3, 16}, {7, 33}, {100, 160}, {1, 100001}, {2003, 5}}) {
+    for (auto const& [rows, cols] :
+         {std::array<index_t, 2>{1, 1}, {1, 15}, {3, 16}, {7, 33}, {100, 160}, {1, 100001}, {2003, 5}}) {
       CAPTURE(exponents);
       CAPTURE(cols);
       auto const v = wide_values(rows * cols, unsigned(rows + exponents), exponents);

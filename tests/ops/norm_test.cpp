@@ -27,7 +27,8 @@ struct problem {
 
   void run() {
     exec::host_context ctx(threads);
-    matrix_view<T const> const xs = matrix<T const>(x.data(), rows, cols), adds = matrix<T const>(add.data(), rows, cols);
+    matrix_view<T const> const xs = matrix<T const>(x.data(), rows, cols),
+                               adds = matrix<T const>(add.data(), rows, cols);
     matrix_view<T const> const ds = matrix<T const>(d_out.data(), rows, cols);
     auto const outs = matrix(out.data(), rows, cols), d_xs = matrix(d_x.data(), rows, cols);
     if constexpr (Centered) {
@@ -71,10 +72,13 @@ struct problem {
   }
   void check_against_reference() {
     ref::norm_shape const s{rows, cols, Centered, 1e-5, offset};
-    auto const xd = ref::as_double(x), wd = ref::as_double(weight), dd = ref::as_double(d_out), ad = ref::as_double(add);
+    auto const xd = ref::as_double(x), wd = ref::as_double(weight), dd = ref::as_double(d_out),
+               ad = ref::as_double(add);
     auto const bd = Centered ? ref::as_double(bias) : std::vector<double>{};
     CHECK(ref::error(out, ref::norm_forward(s, xd, wd, bd)) < ref::tolerance<T>(2e-6));
-    auto const loss = [&](auto const& a, auto const& b, auto const& c) { return ref::dot(ref::norm_forward(s, a, b, c), dd); };
+    auto const loss = [&](auto const& a, auto const& b, auto const& c) {
+      return ref::dot(ref::norm_forward(s, a, b, c), dd);
+    };
     auto d_x_ref = ref::central_differences(xd, [&](auto const& v) { return loss(v, wd, bd); });
     for (std::size_t i = 0; i < d_x_ref.size(); ++i) d_x_ref[i] += ad[i];
     // A row of one is constant under LayerNorm, and differences see only its rounding.
@@ -87,8 +91,13 @@ struct problem {
 
 template <class T, bool Centered>
 void check_shapes() {
-  for (auto const& [rows, cols, leaf] : {std::array<index_t, 3>{1, 1, 16}, {1, 7, 16}, {5, 16, 16}, {7, 33, 16},
-                                         {37, 19, 16}, {6, 48, 0}, {70, 5, 16}}) {
+  for (auto const& [rows, cols, leaf] : {std::array<index_t, 3>{1, 1, 16},
+                                         {1, 7, 16},
+                                         {5, 16, 16},
+                                         {7, 33, 16},
+                                         {37, 19, 16},
+                                         {6, 48, 0},
+                                         {70, 5, 16}}) {
     CAPTURE(rows);
     CAPTURE(cols);
     problem<T, Centered> p{rows, cols, leaf};
@@ -106,7 +115,8 @@ TEST_CASE_TEMPLATE("norms agree with the reference and its central differences",
 
 TEST_CASE("threads and the path through leaves change no bit of a norm") {
   for (index_t const rows : {64, 61}) {
-    problem<float, true> one{rows, 131, 16, 1}, two{rows, 131, 16, 2}, five{rows, 131, 16, 5};  // five: columns of leaves
+    problem<float, true> one{rows, 131, 16, 1}, two{rows, 131, 16, 2},
+        five{rows, 131, 16, 5};  // five: columns of leaves
     one.run(), two.run(), five.run();
     CHECK(one.hash() == two.hash());
     CHECK(one.hash() == five.hash());
@@ -141,17 +151,18 @@ TEST_CASE("d_x may alias everything, gradients may accumulate, weights may be ab
     auto d = p.d_out;
     std::vector<float> d_weight(40, 1.0f), d_bias(40, 2.0f);
     auto const xs = matrix<float const>(p.x.data(), 21, 40);
-    ops::layer_norm_backward(ctx, ops::layer_norm_backward_args<float>{.d_out = matrix<float const>(d.data(), 21, 40),
-                                                                       .x = xs,
-                                                                       .mean = p.mean.data(),
-                                                                       .rstd = p.rstd.data(),
-                                                                       .weight = p.weight.data(),
-                                                                       .d_x = matrix(d.data(), 21, 40),
-                                                                       .add_to = matrix<float const>(p.add.data(), 21, 40),
-                                                                       .d_weight = d_weight.data(),
-                                                                       .d_bias = d_bias.data(),
-                                                                       .leaf = 16,
-                                                                       .accumulate = true});
+    ops::layer_norm_backward(ctx,
+                             ops::layer_norm_backward_args<float>{.d_out = matrix<float const>(d.data(), 21, 40),
+                                                                  .x = xs,
+                                                                  .mean = p.mean.data(),
+                                                                  .rstd = p.rstd.data(),
+                                                                  .weight = p.weight.data(),
+                                                                  .d_x = matrix(d.data(), 21, 40),
+                                                                  .add_to = matrix<float const>(p.add.data(), 21, 40),
+                                                                  .d_weight = d_weight.data(),
+                                                                  .d_bias = d_bias.data(),
+                                                                  .leaf = 16,
+                                                                  .accumulate = true});
     CHECK(ref::same_bits(d, p.d_x));
     for (std::size_t j = 0; j < 40; ++j) {
       CHECK(d_weight[j] == 1.0f + p.d_weight[j]);
@@ -160,15 +171,15 @@ TEST_CASE("d_x may alias everything, gradients may accumulate, weights may be ab
     auto in_place = p.x;
     ops::layer_norm_forward(ctx, ops::layer_norm_forward_args<float>{.x = matrix<float const>(in_place.data(), 21, 40),
                                                                      .out = matrix(in_place.data(), 21, 40)});
-    for (std::size_t i = 0; i < in_place.size(); ++i)
-      CHECK(in_place[i] == (p.x[i] - p.mean[i / 40]) * p.rstd[i / 40]);
+    for (std::size_t i = 0; i < in_place.size(); ++i) CHECK(in_place[i] == (p.x[i] - p.mean[i / 40]) * p.rstd[i / 40]);
   }
 }
 
 TEST_CASE("norms reject shapes that differ") {
   exec::host_context ctx(1);
   std::vector<float> v(12);
-  CHECK_THROWS_AS(ops::layer_norm_forward(ctx, ops::layer_norm_forward_args<float>{.x = matrix<float const>(v.data(), 3, 4),
-                                                                                   .out = matrix(v.data(), 4, 3)}),
-                  argument_error);
+  CHECK_THROWS_AS(
+      ops::layer_norm_forward(ctx, ops::layer_norm_forward_args<float>{.x = matrix<float const>(v.data(), 3, 4),
+                                                                       .out = matrix(v.data(), 4, 3)}),
+      argument_error);
 }

@@ -16,9 +16,11 @@ struct cross_entropy_result {
 };
 /// hidden [t,c], weight [v,c]; gradients of scale * sum of losses.
 inline cross_entropy_result cross_entropy(std::vector<double> const& hidden, std::vector<double> const& weight,
-                                          std::vector<std::int32_t> const& targets, index_t c, double scale, double cap) {
+                                          std::vector<std::int32_t> const& targets, index_t c, double scale,
+                                          double cap) {
   std::size_t const t = targets.size(), width = std::size_t(c), v = weight.size() / width;
-  cross_entropy_result r{std::vector<double>(t), std::vector<double>(hidden.size()), std::vector<double>(weight.size())};
+  cross_entropy_result r{std::vector<double>(t), std::vector<double>(hidden.size()),
+                         std::vector<double>(weight.size())};
   for (std::size_t i = 0; i < t; ++i) {
     if (targets[i] < 0) continue;
     std::vector<double> logits(v), slope(v, 1.0);

@@ -66,9 +66,8 @@ struct kernel_for<lion_update_t, device::host> {
     detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) {
       f32x16 const g = load(a.gradient + j, n) * scale, m = load(a.m + j, n);
       f32x16 const direction = fma(m, beta1, g * rest1);
-      // NaN counts as a step of NaN, not of 0.
-      f32x16 step = select(direction < zeros(), up, select(zeros() < direction, down, direction));
-      step = select(direction <= zeros(), select(zeros() <= direction, zeros(), step), step);
+      // Zero and NaN are neither: they are the step themselves.
+      f32x16 const step = select(direction < nothing, up, select(nothing < direction, down, direction));
       store(a.m + j, fma(m, beta2, g * rest2), n);
       detail::store_parameter(a.parameter, a.storage, fma(load(a.parameter + j, n), decay, step), j, n);
     });
