@@ -15,13 +15,13 @@ namespace {
 std::atomic<long> heap_allocations{0};
 }
 // Counts every heap allocation of this executable.
-void* operator new(std::size_t n) {
+TENON_NOINLINE void* operator new(std::size_t n) {
   ++heap_allocations;
   if (void* p = std::malloc(n ? n : 1)) return p;
   throw std::bad_alloc();
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+TENON_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
+TENON_NOINLINE void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -35,17 +35,15 @@ using llama = models::llama<small_llama>;
 struct text {
   std::vector<std::int32_t> tokens, targets;
 };
-/// A text with structure: the next token is mostly a function of the last two.
+/// A text with structure: the next token is a function of the last one.
 text make_text(index_t samples, index_t length, std::uint32_t seed) {
   text t;
   for (index_t s = 0; s < samples; ++s) {
-    std::uint32_t a = (seed + std::uint32_t(s) * 7u) % 67u, b = (a * 3u + 1u) % 67u;
+    std::uint32_t token = (seed * 5u + std::uint32_t(s) * 7u) % 67u;
     for (index_t i = 0; i < length; ++i) {
-      std::uint32_t const next = (a + 2u * b + 1u) % 67u;
-      t.tokens.push_back(std::int32_t(b));
-      t.targets.push_back(std::int32_t(next));
-      a = b;
-      b = next;
+      t.tokens.push_back(std::int32_t(token));
+      token = (token * 3u + 1u) % 67u;
+      t.targets.push_back(std::int32_t(token));
     }
   }
   return t;
@@ -54,7 +52,7 @@ train_options options(int threads, index_t accumulate) {
   return {.batch = 4, .accumulate = accumulate, .sequence_length = 32, .learning_rate = 3e-3f, .threads = threads};
 }
 template <class Trainer>
-std::vector<float> train(Trainer& t, int steps, double* last_loss = nullptr) {
+std::vector<float> train_steps(Trainer& t, int steps, double* last_loss = nullptr) {
   for (int i = 0; i < steps; ++i) {
     auto const batch = make_text(4, 32, std::uint32_t(i));
     auto const r = t.step(batch.tokens, batch.targets);
@@ -69,7 +67,7 @@ bool same_bits(std::vector<float> const& a, std::vector<float> const& b) {
 template <class Model, class... Ps>
 std::vector<float> run(int threads, index_t accumulate, int steps = 3) {
   trainer<Model, Ps...> t{options(threads, accumulate)};
-  return train(t, steps);
+  return train_steps(t, steps);
 }
 
 }  // namespace
@@ -80,13 +78,13 @@ TEST_CASE_TEMPLATE("the same bits for every number of threads, micro-batches and
   CHECK(same_bits(expected, run<Model>(3, 1)));
   CHECK(same_bits(expected, run<Model>(2, 2)));
   CHECK(same_bits(expected, run<Model>(1, 4)));
-  CHECK(same_bits(expected, run<Model, memory::recompute_selective>(2, 1)));
   CHECK(same_bits(expected, run<Model, memory::recompute_full>(2, 2)));
+  if constexpr (std::same_as<Model, gpt>) CHECK(same_bits(expected, run<Model, memory::recompute_selective>(2, 1)));
   auto const other_seed = [] {
     auto o = options(1, 1);
     o.seed = 2;
     trainer<Model> t{o};
-    return train(t, 3);
+    return train_steps(t, 3);
   }();
   CHECK_FALSE(same_bits(expected, other_seed));
 }
@@ -104,10 +102,10 @@ TEST_CASE("dropout depends on the sample, not on how the batch is cut") {
   auto run_with = [&](int threads, index_t accumulate, bool selective) {
     if (selective) {
       trainer<models::gpt2<>, memory::recompute_full> t{c, options(threads, accumulate)};
-      return train(t, 2);
+      return train_steps(t, 2);
     }
     trainer<models::gpt2<>> t{c, options(threads, accumulate)};
-    return train(t, 2);
+    return train_steps(t, 2);
   };
   auto const expected = run_with(1, 1, false);
   CHECK(same_bits(expected, run_with(2, 2, false)));
@@ -121,8 +119,8 @@ void check_learns(double below) {
   o.schedule = {.warmup_steps = 5};
   Trainer t{o};
   double first = 0, last = 0;
-  train(t, 1, &first);
-  train(t, 60, &last);
+  train_steps(t, 1, &first);
+  train_steps(t, 60, &last);
   CHECK(first == doctest::Approx(std::log(67.0)).epsilon(0.05));
   CHECK(last < below);
 }
@@ -141,8 +139,8 @@ TEST_CASE("lion and sgd learn at their own rates") {
   o.learning_rate = 0.3f;
   trainer<gpt, optimizer::sgd> sgd{o};
   double loss_lion = 0, loss_sgd = 0;
-  train(lion, 80, &loss_lion);
-  train(sgd, 80, &loss_sgd);
+  train_steps(lion, 80, &loss_lion);
+  train_steps(sgd, 80, &loss_sgd);
   CHECK(loss_lion < 3.0);
   CHECK(loss_sgd < 3.9);
 }

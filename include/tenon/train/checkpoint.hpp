@@ -19,6 +19,7 @@
 #include <tenon/io/safetensors.hpp>
 #include <tenon/io/sha256.hpp>
 #include <tenon/nn/parameter.hpp>
+#include <tenon/optim/loss_scale.hpp>
 
 namespace tenon {
 

@@ -55,7 +55,7 @@ double validation_loss(Trainer& trainer, Source const& text, fit_options const& 
   if (index_t(text.size()) < length + 1) return std::nan("");
   sequential_windows const windows(text, length);
   index_t const count = std::min(windows.count(), o.evaluate_batches * (settings.batch / settings.accumulate));
-  std::vector<std::int32_t> tokens(std::size_t(length)), targets(std::size_t(length));
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(length)), targets(tokens.size());
   exact_sum sum;
   for (index_t w = 0; w < count; ++w) {
     windows.fill(w, 1, tokens, targets);
@@ -71,7 +71,7 @@ std::string text_digest(Source const& text) {
   std::int64_t const size = text.size();
   hash.update(&size, sizeof size);
   index_t const part = std::min<index_t>(text.size(), 1 << 20);
-  std::vector<std::int32_t> tokens(std::size_t(part));
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(part));
   for (index_t begin : {index_t(0), text.size() - part}) {
     text.copy(begin, tokens);
     hash.update(tokens.data(), tokens.size() * sizeof(tokens[0]));
