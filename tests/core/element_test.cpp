@@ -127,7 +127,7 @@ void check_format() {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("element: every pattern round-trips and every rounding is to the nearest, ties to even", T, bf16, fp16,
+TEST_CASE_TEMPLATE("element: every pattern round-trips, every rounding is to the nearest, ties to even", T, bf16, fp16,
                    fp8_e4m3, fp8_e5m2) {
   check_format<T>();
 }
@@ -164,7 +164,8 @@ TEST_CASE("element: conversions are constant expressions") {
   CHECK(std::string_view(tenon::element_name<fp8_e5m2>()) == "F8_E5M2");
 }
 
-TEST_CASE_TEMPLATE("element: lanes load every pattern as the scalar conversion does", T, bf16, fp16, fp8_e4m3, fp8_e5m2) {
+TEST_CASE_TEMPLATE("element: lanes load every pattern as the scalar conversion does", T, bf16, fp16, fp8_e4m3,
+                   fp8_e5m2) {
   using storage = decltype(T::bits);
   int wrong = 0;
   for (std::uint32_t b = 0; b < 1u << (8 * sizeof(T)); b += 16) {
@@ -181,7 +182,8 @@ TEST_CASE_TEMPLATE("element: lanes load every pattern as the scalar conversion d
   CHECK(wrong == 0);
 }
 
-TEST_CASE_TEMPLATE("element: lanes store as the scalar conversion does, to the bit", T, bf16, fp16, fp8_e4m3, fp8_e5m2) {
+TEST_CASE_TEMPLATE("element: lanes store as the scalar conversion does, to the bit", T, bf16, fp16, fp8_e4m3,
+                   fp8_e5m2) {
   int wrong = 0;
   // The stride is prime: exponents, roundings, ties and NaN payloads of every kind come along.
   for (std::uint64_t b = 0; b < (std::uint64_t(1) << 32); b += 16 * 1021) {

@@ -180,7 +180,8 @@ TEST_CASE("exact_sum: equals an exact sum in 128-bit integers") {
     }
     // Rounds a 128-bit integer to the nearest double, ties to even, by hand.
     bool const negative = want < 0;
-    unsigned __int128 magnitude = negative ? -static_cast<unsigned __int128>(want) : static_cast<unsigned __int128>(want);
+    auto magnitude = static_cast<unsigned __int128>(want);
+    if (negative) magnitude = -magnitude;
     int drop = 0;
     while (magnitude >> drop >= (static_cast<unsigned __int128>(1) << 53)) ++drop;
     auto head = std::uint64_t(magnitude >> drop);
@@ -202,7 +203,8 @@ TEST_CASE("exact_sum: equals another exact summation over wide exponents, in eve
     std::size_t const n = 1 + random() % 200;
     for (std::size_t i = 0; i < n; ++i) {
       double const mantissa = double(std::int64_t(random())) * 0x1p-63;
-      values.push_back(std::ldexp(mantissa, std::clamp(centre + int(random() % unsigned(width)) - width / 2, -1100, 1000)));
+      int const exponent = std::clamp(centre + int(random() % unsigned(width)) - width / 2, -1100, 1000);
+      values.push_back(std::ldexp(mantissa, exponent));
       if (random() % 3 == 0) values.push_back(-values[random() % values.size()]);
     }
     double const want = sum_of_partials(values);

@@ -93,7 +93,8 @@ TEST_CASE("thread_pool: an exception on any thread reaches the caller, and the p
     CHECK(others == 3);  // the others were not cut short
   }
   CHECK_THROWS_AS(pool.run([](int) { throw 7; }), int);
-  CHECK_THROWS_AS(pool.for_each(100, [](index_t i) { if (i == 50) throw std::logic_error("fifty"); }), std::logic_error);
+  auto const fifty = [](index_t i) { if (i == 50) throw std::logic_error("fifty"); };
+  CHECK_THROWS_AS(pool.for_each(100, fifty), std::logic_error);
   std::atomic<int> after{0};
   pool.run([&](int) { ++after; });
   CHECK(after == 4);
