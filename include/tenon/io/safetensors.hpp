@@ -83,8 +83,8 @@ class safetensors_file {
   stored_tensor const& at(std::string_view tensor) const {
     auto const found = by_name.find(tensor);
     if (found != by_name.end()) return found->second;
-    std::string const first = by_name.empty() ? "no tensor at all" : "'" + by_name.begin()->first + "'";
-    throw file_error(shown_name, "has no tensor '" + std::string(tensor) + "' (it has " +
+    std::string const first = by_name.empty() ? "no tensor at all" : "'" + detail::shown(by_name.begin()->first) + "'";
+    throw file_error(shown_name, "has no tensor '" + detail::shown(tensor) + "' (it has " +
                                      std::to_string(by_name.size()) + ", the first is " + first +
                                      "). Fix: use a file of the same kind of model.");
   }
@@ -93,7 +93,7 @@ class safetensors_file {
   std::span<T const> values_of(std::string_view tensor, std::span<index_t const> shape) const {
     stored_tensor const& t = at(tensor);
     if (t.dtype != dtype_name<T>() || !std::equal(shape.begin(), shape.end(), t.shape.begin(), t.shape.end()))
-      throw file_error(shown_name, "tensor '" + std::string(tensor) + "' is " + t.dtype + " " + shape_text(t.shape) +
+      throw file_error(shown_name, "tensor '" + detail::shown(tensor) + "' is " + t.dtype + " " + shape_text(t.shape) +
                                        ", but " + dtype_name<T>() + " " + shape_text(shape) +
                                        " is expected. Fix: use a file of the same model and precision.");
     return {reinterpret_cast<T const*>(t.bytes.data()), t.bytes.size() / sizeof(T)};
@@ -169,13 +169,13 @@ inline std::vector<placed_tensor> place_tensors(path const& file, std::span<tens
     stored_type const* const type = find_stored_type(t.dtype);
     std::size_t bytes = 0;
     if (!type)
-      throw file_error(file.string(), "tensor '" + t.name + "': dtype '" + t.dtype +
+      throw file_error(file.string(), "tensor '" + shown(t.name) + "': dtype '" + t.dtype +
                                           "' is unknown. Fix: use one of F32, BF16, F16, I32, ...");
     if (t.name == metadata_key || !is_utf8(t.name))
-      throw file_error(file.string(),
-                       "'" + t.name + "' cannot be a tensor's name. Fix: use plain text that is not __metadata__.");
+      throw file_error(file.string(), "'" + shown(t.name) +
+                                          "' cannot be a tensor's name. Fix: use plain text that is not __metadata__.");
     if (!stored_bytes(*type, t.shape, bytes))
-      throw file_error(file.string(), "tensor '" + t.name + "' of shape " + shape_text(t.shape) +
+      throw file_error(file.string(), "tensor '" + shown(t.name) + "' of shape " + shape_text(t.shape) +
                                           " has no whole number of bytes that fits 64 bits. Fix: check the shape.");
     placed.push_back({&t, type, bytes});
   }
@@ -186,7 +186,7 @@ inline std::vector<placed_tensor> place_tensors(path const& file, std::span<tens
   for (auto const& p : placed)
     if (!seen.emplace(p.tensor->name, 0).second)
       throw file_error(file.string(),
-                       "tensor '" + p.tensor->name + "' is there twice. Fix: give each tensor its own name.");
+                       "tensor '" + shown(p.tensor->name) + "' is there twice. Fix: give each tensor its own name.");
   return placed;
 }
 

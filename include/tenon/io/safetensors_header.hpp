@@ -65,6 +65,14 @@ struct safetensors_header {
   std::size_t buffer_begin = 0;
 };
 
+/// A name from a file as messages show it: not too long, and on one line.
+inline std::string shown(std::string_view name) {
+  std::string out(name.substr(0, 100));
+  for (char& c : out)
+    if (static_cast<unsigned char>(c) < 0x20) c = '?';
+  return name.size() > 100 ? out + "..." : out;
+}
+
 /// Receives the JSON parser's events; `what` says what is wrong when one of them returns false.
 class header_reader {
  public:
@@ -80,7 +88,7 @@ class header_reader {
   bool null() { return unexpected("null"); }
   bool boolean(bool) { return unexpected("a truth value"); }
   bool number_integer(number_integer_t) { return unexpected("a negative number"); }
-  bool number_float(number_float_t, string_t const& text) { return unexpected("the number " + text.substr(0, 40)); }
+  bool number_float(number_float_t, string_t const& text) { return unexpected("the number " + shown(text)); }
   bool binary(binary_t&) { return unexpected("binary data"); }
   bool number_unsigned(number_unsigned_t value) {
     if (at != place::shape && at != place::offsets) return unexpected("a number");
@@ -97,14 +105,14 @@ class header_reader {
     if (at == place::metadata) return out.metadata.emplace(field, std::move(value)).second || wrong_key(field);
     if (at != place::entry || field != "dtype") return unexpected("text");
     entry.type = find_stored_type(value);
-    return entry.type || wrong("has the unknown dtype '" + value.substr(0, 40) + "'");
+    return entry.type || wrong("has the unknown dtype '" + shown(value) + "'");
   }
   bool key(string_t& value) {
     if (at == place::top) return tensor = std::move(value), true;
     field = std::move(value);
     if (at == place::metadata) return true;
     unsigned const bit = field == "dtype" ? 1 : field == "shape" ? 2 : field == "data_offsets" ? 4 : 0;
-    if (!bit) return wrong("has the unknown field '" + field.substr(0, 40) + "'");
+    if (!bit) return wrong("has the unknown field '" + shown(field) + "'");
     if (fields_seen & bit) return wrong("has the field '" + field + "' twice");
     fields_seen |= bit;
     return true;
@@ -146,11 +154,11 @@ class header_reader {
  private:
   enum class place { outside, top, metadata, entry, shape, offsets };
   bool wrong(std::string const& problem) {
-    what = "tensor '" + tensor.substr(0, 200) + "' " + problem;
+    what = "tensor '" + shown(tensor) + "' " + problem;
     return false;
   }
   bool wrong_key(std::string const& twice) {
-    what = "its header has the key '" + twice.substr(0, 200) + "' twice";
+    what = "its header has the key '" + shown(twice) + "' twice";
     return false;
   }
   bool unexpected(std::string const& found) {
@@ -191,7 +199,7 @@ inline void check_safetensors_layout(safetensors_header const& header, std::size
   for (auto const& [name, entry] : header.entries) {
     std::size_t bytes = 0;
     if (entry.end < entry.begin || !stored_bytes(*entry.type, entry.shape, bytes) || bytes != entry.end - entry.begin)
-      throw file_error(file, "tensor '" + name + "' has a shape and data_offsets that do not agree" + fix);
+      throw file_error(file, "tensor '" + shown(name) + "' has a shape and data_offsets that do not agree" + fix);
     order.emplace_back(&entry, &name);
   }
   std::sort(order.begin(), order.end(), [](auto const& a, auto const& b) {
@@ -200,7 +208,7 @@ inline void check_safetensors_layout(safetensors_header const& header, std::size
   std::size_t end = 0;
   for (auto const& [entry, name] : order) {
     if (entry->begin != end)
-      throw file_error(file, "tensor '" + *name + "' begins at " + std::to_string(entry->begin) +
+      throw file_error(file, "tensor '" + shown(*name) + "' begins at " + std::to_string(entry->begin) +
                                  " but the one before ends at " + std::to_string(end) + fix);
     end = entry->end;
   }

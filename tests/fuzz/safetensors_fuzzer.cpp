@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// The same check for libFuzzer, for longer searches by hand:
+//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Iinclude -Itests tests/fuzz/safetensors_fuzzer.cpp
+//   ./a.out -max_len=4096 FOLDER_OF_SAMPLES
+#include <cstdio>
+#include <cstdlib>
+
+#include <fuzz/safetensors_check.hpp>
+
+extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {
+  std::string const wrong = check_safetensors({reinterpret_cast<std::byte const*>(data), size});
+  if (!wrong.empty()) {
+    std::fprintf(stderr, "%s\n", wrong.c_str());
+    std::abort();
+  }
+  return 0;
+}
