@@ -29,13 +29,21 @@ struct format {
 template <class T>
 format format_of();
 template <>
-format format_of<bf16>() { return {8, 7, false}; }
+format format_of<bf16>() {
+  return {8, 7, false};
+}
 template <>
-format format_of<fp16>() { return {5, 10, false}; }
+format format_of<fp16>() {
+  return {5, 10, false};
+}
 template <>
-format format_of<fp8_e4m3>() { return {4, 3, true}; }
+format format_of<fp8_e4m3>() {
+  return {4, 3, true};
+}
 template <>
-format format_of<fp8_e5m2>() { return {5, 2, false}; }
+format format_of<fp8_e5m2>() {
+  return {5, 2, false};
+}
 
 /// The value of a bit pattern from the definition of the format, with std::ldexp.
 double value_of(format f, std::uint32_t bits) {

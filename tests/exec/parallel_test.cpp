@@ -118,8 +118,9 @@ TEST_CASE("scan: integers as the standard library, in place too") {
         CHECK(copy == want);
         copy = x;
         std::inclusive_scan(x.begin(), x.end(), want.begin(), [](auto a, auto b) { return std::max(a, b); });
-        exec::inclusive_scan(pool, std::span<std::int64_t const>(copy), std::span(copy),
-                             [](auto a, auto b) { return std::max(a, b); }, block);
+        exec::inclusive_scan(
+            pool, std::span<std::int64_t const>(copy), std::span(copy), [](auto a, auto b) { return std::max(a, b); },
+            block);
         CHECK(copy == want);
       }
     }

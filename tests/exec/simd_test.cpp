@@ -25,9 +25,9 @@ std::uint32_t bits_of(float x) {
 }
 /// Operands that cover signs, zeros, subnormals, ties, infinities, NaN; then random bits.
 std::vector<float> operands() {
-  std::vector<float> v{0.0f,       -0.0f,      1.0f,       -1.0f,     0.5f,      -0.5f, 1.5f, 2.5f,
-                       -2.5f,      0x1p-126f,  0x1p-149f,  -0x1p-149f, 0x1.fffffep127f, HUGE_VALF,
-                       -HUGE_VALF, NAN,        1e-40f,     3.1415927f, 8388607.5f, 16777216.0f};
+  std::vector<float> v{0.0f,       -0.0f, 1.0f,      -1.0f,      0.5f,       -0.5f,           1.5f,
+                       2.5f,       -2.5f, 0x1p-126f, 0x1p-149f,  -0x1p-149f, 0x1.fffffep127f, HUGE_VALF,
+                       -HUGE_VALF, NAN,   1e-40f,    3.1415927f, 8388607.5f, 16777216.0f};
   std::mt19937 random(1);
   while (v.size() < 160) v.push_back(std::bit_cast<float>(std::uint32_t(random())));
   while (v.size() < 320) v.push_back(std::ldexp(float(int(random() % 2000) - 1000), int(random() % 12) - 6));

@@ -93,7 +93,9 @@ TEST_CASE("thread_pool: an exception on any thread reaches the caller, and the p
     CHECK(others == 3);  // the others were not cut short
   }
   CHECK_THROWS_AS(pool.run([](int) { throw 7; }), int);
-  auto const fifty = [](index_t i) { if (i == 50) throw std::logic_error("fifty"); };
+  auto const fifty = [](index_t i) {
+    if (i == 50) throw std::logic_error("fifty");
+  };
   CHECK_THROWS_AS(pool.for_each(100, fifty), std::logic_error);
   std::atomic<int> after{0};
   pool.run([&](int) { ++after; });
@@ -120,7 +122,12 @@ TEST_CASE("thread_pool: a call from inside runs on its own thread, and its excep
   });
   CHECK(inner == 3 * 3 + 3 * 10);
   CHECK(foreign == 0);
-  CHECK_THROWS_AS(pool.run([&](int t) { pool.run([&](int u) { if (t == 2 && u == 1) throw 7; }); }), int);
+  CHECK_THROWS_AS(pool.run([&](int t) {
+    pool.run([&](int u) {
+      if (t == 2 && u == 1) throw 7;
+    });
+  }),
+                  int);
   pool.run([&](int) { ++inner; });
   CHECK(inner == 9 + 30 + 3);
 }
@@ -133,8 +140,7 @@ TEST_CASE("thread_pool: several pools at once share nothing") {
     rank_threads.emplace_back([&, r] {
       thread_pool pool(2 + r % 2);
       std::vector<long> parts(100, 0);
-      for (int round = 0; round < 100; ++round)
-        pool.for_each(100, [&](index_t i) { parts[std::size_t(i)] += i + r; });
+      for (int round = 0; round < 100; ++round) pool.for_each(100, [&](index_t i) { parts[std::size_t(i)] += i + r; });
       sums[std::size_t(r)] = std::accumulate(parts.begin(), parts.end(), 0L);
     });
   for (auto& t : rank_threads) t.join();
@@ -172,7 +178,8 @@ TEST_CASE("thread_pool: many short runs, with and without gaps around the length
     pool.run([&](int) { count.fetch_add(1, std::memory_order_relaxed); });
     if (i % 16 == 0) {
       auto const until = std::chrono::steady_clock::now() + std::chrono::microseconds(20 + i % 60);
-      while (std::chrono::steady_clock::now() < until) {}
+      while (std::chrono::steady_clock::now() < until) {
+      }
     }
   }
   CHECK(count == 3200);

@@ -35,7 +35,8 @@ constexpr std::uint32_t float_to_small(float value) {
   std::uint32_t const rest = mantissa & ((1u << shift) - 1), half = 1u << (shift - 1);
   if (rest > half || (rest == half && (rounded & 1u))) ++rounded;
   // Normal numbers carry their hidden bit: adding the biased exponent minus one lets a carry move up by itself.
-  std::uint32_t const out = exponent < 1 - bias ? rounded : rounded + (std::uint32_t(exponent + bias - 1) << MantissaBits);
+  std::uint32_t const out =
+      exponent < 1 - bias ? rounded : rounded + (std::uint32_t(exponent + bias - 1) << MantissaBits);
   return sign | (out > largest ? (Finite ? nan : infinity) : out);
 }
 
@@ -116,8 +117,8 @@ struct fp8_e5m2 : detail::small_float<std::uint8_t, 5, 2, false> {
 
 /// A type that tensors hold and host kernels read and write through fp32.
 template <class T>
-concept Element = std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, fp16> || std::same_as<T, fp8_e4m3> ||
-                  std::same_as<T, fp8_e5m2>;
+concept Element = std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, fp16> ||
+    std::same_as<T, fp8_e4m3> || std::same_as<T, fp8_e5m2>;
 
 /// The name an element type has in safetensors files and messages.
 template <class T>

@@ -16,7 +16,8 @@ struct philox {
   static constexpr counter_type generate(counter_type c, key_type k) {
     for (int round = 0; round < 10; ++round) {
       std::uint64_t const p0 = std::uint64_t(0xD2511F53u) * c[0], p1 = std::uint64_t(0xCD9E8D57u) * c[2];
-      c = {std::uint32_t(p1 >> 32) ^ c[1] ^ k[0], std::uint32_t(p1), std::uint32_t(p0 >> 32) ^ c[3] ^ k[1], std::uint32_t(p0)};
+      c = {std::uint32_t(p1 >> 32) ^ c[1] ^ k[0], std::uint32_t(p1), std::uint32_t(p0 >> 32) ^ c[3] ^ k[1],
+           std::uint32_t(p0)};
       k = {k[0] + 0x9E3779B9u, k[1] + 0xBB67AE85u};
     }
     return c;
@@ -28,7 +29,8 @@ struct philox {
 class random_stream {
  public:
   constexpr random_stream(std::uint64_t seed, std::string_view name, std::uint64_t step = 0)
-      : key{std::uint32_t(mix(seed ^ hash(name))), std::uint32_t(mix(seed ^ hash(name)) >> 32)}, step_low(std::uint32_t(step)) {}
+      : key{std::uint32_t(mix(seed ^ hash(name))), std::uint32_t(mix(seed ^ hash(name)) >> 32)},
+        step_low(std::uint32_t(step)) {}
   /// Four random words for positions 4 * quad ... 4 * quad + 3 of sample `sample`.
   constexpr philox::counter_type quad(std::uint64_t sample, std::uint64_t quad_index) const {
     return philox::generate({std::uint32_t(quad_index), std::uint32_t(sample), step_low,

@@ -48,7 +48,8 @@ class dense_tensor {
     for (int d = 0; d < rank(); ++d)
       if (sizes.extent(d) != given[d])
         throw argument_error("tenon::dense_tensor: size " + std::to_string(d) + " is " + std::to_string(given[d]) +
-                             ", its type says " + std::to_string(sizes.extent(d)) + ". Fix: give the size of the type.");
+                             ", its type says " + std::to_string(sizes.extent(d)) +
+                             ". Fix: give the size of the type.");
     allocate();
   }
   dense_tensor(dense_tensor&& o) noexcept : sizes(std::exchange(o.sizes, Extents{})), memory(std::move(o.memory)) {}
@@ -80,26 +81,16 @@ class dense_tensor {
   view_type view() { return {data(), sizes}; }
   const_view_type view() const { return {data(), sizes}; }
   /// A tensor of rank 2 as operations take matrices.
-  matrix_view<T> matrix()
-    requires(Extents::rank() == 2)
-  {
-    return tenon::matrix(data(), extent(0), extent(1));
-  }
-  matrix_view<T const> matrix() const
-    requires(Extents::rank() == 2)
-  {
+  matrix_view<T> matrix() requires(Extents::rank() == 2) { return tenon::matrix(data(), extent(0), extent(1)); }
+  matrix_view<T const> matrix() const requires(Extents::rank() == 2) {
     return tenon::matrix(data(), extent(0), extent(1));
   }
   template <class... I>
     requires(sizeof...(I) == std::size_t(Extents::rank()))
-  T& operator()(I... i) {
-    return view()(i...);
-  }
+  T& operator()(I... i) { return view()(i...); }
   template <class... I>
     requires(sizeof...(I) == std::size_t(Extents::rank()))
-  T const& operator()(I... i) const {
-    return view()(i...);
-  }
+  T const& operator()(I... i) const { return view()(i...); }
 
  private:
   void allocate() {
@@ -115,8 +106,9 @@ class dense_tensor {
     for (int d = 0; any && d < rank(); ++d) {
       auto const n = std::size_t(sizes.extent(d));
       if (bytes > std::size_t(std::numeric_limits<index_t>::max()) / n)
-        throw argument_error("tenon::dense_tensor: its sizes multiply to more bytes than there are addresses. "
-                             "Fix: smaller sizes.");
+        throw argument_error(
+            "tenon::dense_tensor: its sizes multiply to more bytes than there are addresses. "
+            "Fix: smaller sizes.");
       bytes *= n;
     }
     if (any) memory = memory_block(bytes);

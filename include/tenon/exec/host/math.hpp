@@ -103,8 +103,8 @@ TENON_ALWAYS_INLINE f32x16 sigmoid(f32x16 x) {
 /// Hyperbolic tangent, within 2 ulp; odd to the bit.
 TENON_ALWAYS_INLINE f32x16 tanh(f32x16 x) {
   f32x16 const a = abs(x), s = x * x;
-  f32x16 const p = detail::polynomial(s, -0x1.55554ap-2f, 0x1.110cfcp-3f, -0x1.b9226ap-5f, 0x1.590ff0p-6f,
-                                      -0x1.9a45b4p-8f);
+  f32x16 const p =
+      detail::polynomial(s, -0x1.55554ap-2f, 0x1.110cfcp-3f, -0x1.b9226ap-5f, 0x1.590ff0p-6f, -0x1.9a45b4p-8f);
   f32x16 const near_zero = fma(p * s, a, a);
   f32x16 const far = broadcast(1.0f) - broadcast(2.0f) / (exp(a + a) + broadcast(1.0f));
   return with_sign_of(select(a < broadcast(0.55f), near_zero, far), x);
@@ -177,12 +177,26 @@ TENON_ALWAYS_INLINE float one(float x, Function function) {
 }
 }  // namespace detail
 // One float through the same lanes, hence the same bits as in a vector.
-inline float exp(float x) { return detail::one(x, [](f32x16 v) { return exp(v); }); }
-inline float log(float x) { return detail::one(x, [](f32x16 v) { return log(v); }); }
-inline float sigmoid(float x) { return detail::one(x, [](f32x16 v) { return sigmoid(v); }); }
-inline float tanh(float x) { return detail::one(x, [](f32x16 v) { return tanh(v); }); }
-inline float erf(float x) { return detail::one(x, [](f32x16 v) { return erf(v); }); }
-inline float sin(float x) { return detail::one(x, [](f32x16 v) { return sin(v); }); }
-inline float cos(float x) { return detail::one(x, [](f32x16 v) { return cos(v); }); }
+inline float exp(float x) {
+  return detail::one(x, [](f32x16 v) { return exp(v); });
+}
+inline float log(float x) {
+  return detail::one(x, [](f32x16 v) { return log(v); });
+}
+inline float sigmoid(float x) {
+  return detail::one(x, [](f32x16 v) { return sigmoid(v); });
+}
+inline float tanh(float x) {
+  return detail::one(x, [](f32x16 v) { return tanh(v); });
+}
+inline float erf(float x) {
+  return detail::one(x, [](f32x16 v) { return erf(v); });
+}
+inline float sin(float x) {
+  return detail::one(x, [](f32x16 v) { return sin(v); });
+}
+inline float cos(float x) {
+  return detail::one(x, [](f32x16 v) { return cos(v); });
+}
 
 }  // namespace tenon::simd

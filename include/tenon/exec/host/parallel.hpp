@@ -99,8 +99,7 @@ void inclusive_scan(thread_pool& pool, std::span<T const> in, std::span<T> out, 
   detail::check_scan(in.size(), out.size(), block);
   index_t const n = index_t(in.size()), blocks = ceil_div(n, block);
   auto const totals = detail::block_totals<T>(pool, in, block, op);
-  for (index_t b = 1; b < blocks; ++b)
-    totals[std::size_t(b)] = op(totals[std::size_t(b - 1)], totals[std::size_t(b)]);
+  for (index_t b = 1; b < blocks; ++b) totals[std::size_t(b)] = op(totals[std::size_t(b - 1)], totals[std::size_t(b)]);
   pool.for_each(blocks, [&](index_t b) {
     index_t const begin = b * block, end = std::min(n, begin + block);
     T sum = in[std::size_t(begin)];
@@ -183,9 +182,8 @@ void sort(thread_pool& pool, std::span<T> values, Compare less = {}) {
   auto const memory = std::make_unique_for_overwrite<T[]>(values.size());
   std::span<T> from = values, to{memory.get(), values.size()};
   for (index_t run = piece; run < n; run *= 2, std::swap(from, to))
-    pool.for_range(n, piece, [&](index_t begin, index_t end) {
-      detail::merge_piece<T>(from, to.data(), run, begin, end, less);
-    });
+    pool.for_range(n, piece,
+                   [&](index_t begin, index_t end) { detail::merge_piece<T>(from, to.data(), run, begin, end, less); });
   if (from.data() != values.data())
     pool.for_range(n, piece, [&](index_t begin, index_t end) {
       std::copy(from.begin() + begin, from.begin() + end, values.begin() + begin);
