@@ -16,9 +16,9 @@ namespace detail {
 /// @source Black and Rogaway 2002, "Ciphers with arbitrary finite domains", CT-RSA (cycle walking)
 class feistel_permutation {
  public:
-  feistel_permutation(std::uint64_t size, std::uint64_t seed, std::uint64_t which)
-      : size(size),
-        half_bits((int(std::bit_width(size > 1 ? size - 1 : 1)) + 1) / 2),
+  feistel_permutation(std::uint64_t count, std::uint64_t seed, std::uint64_t which)
+      : size(count),
+        half_bits((int(std::bit_width(count > 1 ? count - 1 : 1)) + 1) / 2),
         number(which),
         key{std::uint32_t(seed), std::uint32_t(seed >> 32) ^ 0x70657273u} {}
   /// Where `i` goes; below four rounds on average, as the domain is less than four times `size`.
