@@ -152,9 +152,7 @@ class view {
   constexpr bool empty() const { return pointer == nullptr || size() == 0; }
   template <class... I>
     requires(sizeof...(I) == std::size_t(Extents::rank()))
-  constexpr T& operator()(I... i) const {
-    return pointer[map(i...)];
-  }
+  constexpr T& operator()(I... i) const { return pointer[map(i...)]; }
 
  private:
   T* pointer = nullptr;

@@ -171,7 +171,7 @@ void merge_piece(std::span<T const> in, T* out, index_t run, index_t begin, inde
 /// pieces, then rounds of merges in which all threads share every merge. Takes memory for a second copy.
 /// @error what `less` throws, then the order of `values` is unspecified
 template <class T, class Compare = std::less<>>
-  requires(std::is_trivially_copyable_v<T> && std::is_default_constructible_v<T>)
+  requires std::is_trivially_copyable_v<T> && std::is_default_constructible_v<T>
 void sort(thread_pool& pool, std::span<T> values, Compare less = {}) {
   constexpr index_t piece = 8192;
   index_t const n = index_t(values.size());
