@@ -5,9 +5,10 @@
 #include <utility>
 #include <vector>
 
-#include <tenon/core/arena.hpp>
-#include <tenon/exec/host/math.hpp>
 #include <tenon/core/philox.hpp>
+#include <tenon/core/reduction_order.hpp>
+#include <tenon/core/tensor.hpp>
+#include <tenon/exec/host/math.hpp>
 #include <tenon/nn/parameter.hpp>
 #include <tenon/ops/elementwise.hpp>
 
@@ -15,18 +16,7 @@ namespace tenon::train {
 
 /// A flat buffer of `size` values of T, zeroed.
 template <class T>
-class flat_buffer {
- public:
-  flat_buffer() = default;
-  explicit flat_buffer(index_t size) : block(std::size_t(size) * sizeof(T)), count(size) {}
-  T* data() const { return reinterpret_cast<T*>(block.data()); }
-  index_t size() const { return count; }
-  std::size_t bytes() const { return block.size(); }
-
- private:
-  memory_block block;
-  index_t count = 0;
-};
+using flat_buffer = dense_tensor<T, extents<dynamic>>;
 
 /// Draws every parameter: normal values by Box and Muller from the Philox stream of the parameter's name, so a value
 /// depends on (seed, name, row, column) alone.
@@ -101,11 +91,6 @@ class gradient_tree {
     unused.push_back(node);
     count = 0;
     return *node;
-  }
-  std::size_t bytes() const {
-    std::size_t n = 0;
-    for (auto const& s : slots) n += s.values.bytes();
-    return n;
   }
 
  private:

@@ -210,7 +210,7 @@ class trainer {
     index_t& samples;
   };
   state_view state() {
-    auto const span = [](train::flat_buffer<float> const& b) { return std::span<float>(b.data(), std::size_t(b.size())); };
+    auto const span = [](train::flat_buffer<float>& b) { return std::span<float>(b.data(), std::size_t(b.size())); };
     return {span(master), span(first), span(second), scaler, steps_done, samples_done};
   }
   void restored() { refresh_storage(); }
