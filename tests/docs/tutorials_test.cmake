@@ -1,0 +1,26 @@
+# ctest: TIMEOUT 900
+# Builds and runs the program of each tutorial.
+cmake_minimum_required(VERSION 3.25)
+include(${CMAKE_CURRENT_LIST_DIR}/markdown.cmake)
+set(folder ${TENON_BINARY_DIR}/docs_tutorials)
+file(REMOVE_RECURSE ${folder})
+foreach(page training operations)
+  markdown_blocks(${TENON_SOURCE_DIR}/docs/${page}.md cpp programs)
+  list(LENGTH programs count)
+  if(NOT count EQUAL 1)
+    message(FATAL_ERROR "docs/${page}.md has ${count} programs, expected one")
+  endif()
+  string(REPLACE "<semicolon>" ";" text "${programs}")
+  file(WRITE ${folder}/${page}.cpp "${text}\n")
+  execute_process(COMMAND ${CXX} -std=c++20 -O1 -march=native -ffp-contract=off -I${TENON_SOURCE_DIR}/include
+    ${page}.cpp -o ${page} -pthread WORKING_DIRECTORY ${folder} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE out)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "the program of docs/${page}.md does not build:\n${out}")
+  endif()
+  execute_process(COMMAND ${folder}/${page} ${TENON_SOURCE_DIR}/docs/training.md WORKING_DIRECTORY ${folder}
+    RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE out)
+  message(STATUS "${page}: ${out}")
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "the program of docs/${page}.md failed with ${code}:\n${out}")
+  endif()
+endforeach()
