@@ -34,7 +34,7 @@ struct fit_options {
   std::size_t keep_checkpoints = 2;
   double validation_share = 0.05;    ///< the last part of the text is not trained on
   index_t evaluate_every = 0;        ///< steps; 0: at the end only
-  index_t evaluate_batches = 4;      ///< micro-batches per evaluation
+  index_t evaluate_samples = 32;     ///< sequences per evaluation, always the same ones
   std::function<void(fit_event const&)> on_step{};
 };
 
@@ -50,11 +50,10 @@ namespace train {
 /// Mean loss over the first windows of a text, the same ones at every call; NaN when it holds none.
 template <class Trainer, class Source>
 double validation_loss(Trainer& trainer, Source const& text, fit_options const& o) {
-  auto const& settings = trainer.options();
-  index_t const length = settings.sequence_length;
+  index_t const length = trainer.options().sequence_length;
   if (index_t(text.size()) < length + 1) return std::nan("");
   sequential_windows const windows(text, length);
-  index_t const count = std::min(windows.count(), o.evaluate_batches * (settings.batch / settings.accumulate));
+  index_t const count = std::min(windows.count(), o.evaluate_samples);
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(length)), targets(tokens.size());
   exact_sum sum;
   for (index_t w = 0; w < count; ++w) {
