@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <ref/attention.hpp>
+#include <ref/values.hpp>
 #include <tenon/core/philox.hpp>
 #include <tenon/ops/host/attention.hpp>
 
@@ -49,13 +50,6 @@ std::vector<T> random_values(char const* name, index_t rows, index_t cols, index
       v.push_back(T(size * (2 * stream.uniform(std::uint64_t(first + r), std::uint64_t(c)) - 1)));
   return v;
 }
-template <class T>
-std::vector<double> widened(std::vector<T> const& v) {
-  std::vector<double> w;
-  for (auto x : v) w.push_back(double(float(x)));
-  return w;
-}
-
 /// Operands and results of one run. q, k, v are column blocks of one matrix, and so are dq, dk, dv: row strides are not
 /// the widths. Between the blocks of dq, dk, dv lies one column that must stay as it was.
 template <class T>
@@ -139,19 +133,8 @@ ref::attention_problem reference_problem(run<T> const& r) {
   auto const o = r.options();
   return {r.s.begins(), o.query_heads,      o.kv_heads,
           o.head_width, double(o.scale),    o.causal,
-          o.window,     double(o.soft_cap), r.s.sinks ? widened(r.sinks) : std::vector<double>{}};
+          o.window,     double(o.soft_cap), r.s.sinks ? ref::as_double(r.sinks) : std::vector<double>{}};
 }
-/// The largest difference, relative to 1 + |expected|; a NaN is infinitely wrong.
-double difference(std::vector<double> const& got, std::vector<double> const& expected) {
-  REQUIRE(got.size() == expected.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    double const d = std::abs(got[i] - expected[i]) / (1 + std::abs(expected[i]));
-    worst = d <= worst ? worst : std::isnan(d) ? INFINITY : d;
-  }
-  return worst;
-}
-
 template <class T>
 void check_against_reference(shape const& s, double tolerance) {
   CAPTURE(s.tokens());
@@ -167,12 +150,12 @@ void check_against_reference(shape const& s, double tolerance) {
   auto const problem = reference_problem(r);
   auto const q = gathered(r.q()), k = gathered(r.k()), v = gathered(r.v());
   auto const expected = ref::attention_forward(problem, q, k, v);
-  CHECK(difference(widened(r.out), expected.out) < tolerance);
-  CHECK(difference(widened(r.log_sum_exp), expected.log_sum_exp) < 1e-5);
-  auto const g = ref::attention_backward(problem, q, k, v, widened(r.d_out));
-  CHECK(difference(gathered(r.dq()), g.dq) < 2 * tolerance);
-  CHECK(difference(gathered(r.dk()), g.dk) < 2 * tolerance);
-  CHECK(difference(gathered(r.dv()), g.dv) < 2 * tolerance);
+  CHECK(ref::error(ref::as_double(r.out), expected.out) < tolerance);
+  CHECK(ref::error(ref::as_double(r.log_sum_exp), expected.log_sum_exp) < 1e-5);
+  auto const g = ref::attention_backward(problem, q, k, v, ref::as_double(r.d_out));
+  CHECK(ref::error(gathered(r.dq()), g.dq) < 2 * tolerance);
+  CHECK(ref::error(gathered(r.dk()), g.dk) < 2 * tolerance);
+  CHECK(ref::error(gathered(r.dv()), g.dv) < 2 * tolerance);
   if (s.sinks)
     for (int h = 0; h < s.query_heads; ++h) {
       double const want = 0.5 + g.d_sinks[std::size_t(h)];
@@ -221,8 +204,9 @@ TEST_CASE("attention in bf16 and fp16 computes in fp32 and rounds once") {
 
 TEST_CASE("the reference's gradient is the central difference of its forward") {
   ref::attention_problem const problem{{0, 5, 12}, 4, 2, 3, 0.7, true, 4, 1.2, {0.1, -0.4, 0.9, 0.3}};
-  auto q = widened(random_values<float>("q", 12, 12)), k = widened(random_values<float>("k", 12, 6));
-  auto v = widened(random_values<float>("v", 12, 6)), d_out = widened(random_values<float>("d_out", 12, 12));
+  auto q = ref::as_double(random_values<float>("q", 12, 12)), k = ref::as_double(random_values<float>("k", 12, 6));
+  auto v = ref::as_double(random_values<float>("v", 12, 6)),
+       d_out = ref::as_double(random_values<float>("d_out", 12, 12));
   auto const g = ref::attention_backward(problem, q, k, v, d_out);
   auto changed = problem;
   auto const objective = [&] {
@@ -322,7 +306,7 @@ TEST_CASE("attention with extreme scores") {
   r.both(1);
   auto const problem = reference_problem(r);
   auto const expected = ref::attention_forward(problem, gathered(r.q()), gathered(r.k()), gathered(r.v()));
-  CHECK(difference(widened(r.out), expected.out) < 1e-3);
+  CHECK(ref::error(ref::as_double(r.out), expected.out) < 1e-3);
   for (auto x : gathered(r.dq())) CHECK(std::isfinite(x));
 }
 
@@ -335,19 +319,29 @@ TEST_CASE("attention refuses shapes that do not fit") {
   fails({{6, -2}, 2, 1, 8});
 }
 
-TEST_CASE("attention's memory is linear in the sequence") {
-  auto const reserved = [](index_t length) {
-    run<tenon::bf16> r({{length}, 1, 1, 8});
-    tenon::exec::host_context ctx(1);
-    r.both(1);
-    r.forward(ctx);
-    r.backward(ctx);
-    auto const once = ctx.scratch().system_allocations();
-    r.backward(ctx);
-    CHECK(ctx.scratch().system_allocations() == once);
-    return ctx.scratch().bytes_reserved();
+TEST_CASE("attention's memory is linear in the sequence, and taken once") {
+  using device = tenon::device::host;
+  auto const needed = [](index_t length) {
+    index_t const begins[] = {0, length};
+    tenon::bf16* const none = nullptr;
+    ops::attention_backward_args<tenon::bf16> a{};
+    a.q = tenon::matrix<tenon::bf16 const>(none, length, 32);
+    a.sequence_begins = begins, a.options = {.query_heads = 4, .kv_heads = 1, .head_width = 8};
+    ops::attention_forward_args<tenon::bf16> forward{};
+    forward.q = a.q, forward.sequence_begins = begins, forward.options = a.options;
+    return std::pair(ops::kernel_for<ops::attention_forward_t, device>::scratch_bytes(forward, 2),
+                     ops::kernel_for<ops::attention_backward_t, device>::scratch_bytes(a, 2));
   };
-  CHECK(reserved(2048) <= (std::size_t(32) << 20));
+  CHECK(needed(16384).first == needed(4096).first);
+  CHECK(needed(32768).second - needed(16384).second <= 21 * (needed(16384).second - needed(8192).second) / 10);
+  run<tenon::bf16> r({{1000}, 1, 1, 8});
+  tenon::exec::host_context ctx(2);
+  r.forward(ctx);
+  r.backward(ctx);
+  auto const once = ctx.scratch().system_allocations();
+  r.forward(ctx);
+  r.backward(ctx);
+  CHECK(ctx.scratch().system_allocations() == once);
 }
 
 TEST_CASE("attention counts its visible pairs") {

@@ -138,9 +138,11 @@ void attention_score_gradients(attention_options const& o, attention_interval se
 
 /// p and the gradients of the scores of one tile.
 inline void attention_backward_scores(attention_options const& o, attention_block const& block,
-                                      attention_key_state const& keys, attention_backward_scratch& s) {
+                                      attention_key_state const& keys, attention_backward_scratch& s,
+                                      attention_prefetch& ahead) {
   constexpr index_t stride = attention_backward_scratch::keys;
   attention_row_groups(block.queries, [&](index_t q, index_t rows) {
+    ahead.step();
     auto const seen = block.keys_of(q, rows);
     index_t const first = seen.begin / lanes * lanes, vectors = ceil_div(seen.end - first, lanes),
                   at = q * stride + first;
@@ -223,11 +225,16 @@ void attention_backward_tile(attention_backward_shared<T> const& shared, attenti
     s.log_sum_exp[q] = a.log_sum_exp(head, row + q);
     s.delta[q] = shared.delta[head * a.q.extent(0) + row + q];
   }
+  index_t const after = query + queries, steps = item.blocks() * ceil_div(queries, attention_tile::rows);
+  attention_prefetch ahead(std::min(attention_tile::queries, item.visible.length - after), steps);
+  ahead.set(0, a.q, item.token + after, head * width, width);
+  ahead.set(1, a.d_out, item.token + after, head * width, width);
+  ahead.set(2, a.dq, item.token + after, head * width, width);
   for (index_t b = 0; b < item.blocks(); ++b) {
     attention_block const block{item.visible, query, queries, item.key + b * attention_key_block, item.block_keys(b)};
     if (block.keys_of(0, queries).empty()) continue;
     auto& keys = s.blocks[b];
-    attention_backward_scores(a.options, block, keys, s);
+    attention_backward_scores(a.options, block, keys, s, ahead);
     bool const add = keys.leaf != nullptr;
     if (!add) keys.leaf = s.spare[--s.spares];
     attention_backward_keys(block, s, keys.leaf, add);

@@ -120,9 +120,11 @@ inline void attention_softmax(attention_options const& o, attention_block const&
 
 /// Scores, softmax and outputs of one tile against one block of keys, `k` and `v` [keys][padded].
 inline void attention_forward_block(attention_options const& o, attention_block const& block, bool first,
-                                    float const* k, float const* v, attention_query_state const& s) {
+                                    float const* k, float const* v, attention_query_state const& s,
+                                    attention_prefetch& ahead) {
   constexpr index_t stride = attention_forward_scratch::queries;
   attention_row_groups(block.keys, [&](index_t key, index_t rows) {
+    ahead.step();
     auto const seen_by = block.queries_of(key, rows);
     index_t const begin = seen_by.begin / lanes, end = ceil_div(seen_by.end, lanes);
     if (!seen_by.empty())
@@ -186,15 +188,20 @@ void attention_forward_item(attention_forward_args<T> const& a, attention_query_
   index_t const column = item.kv_head * index_t(a.options.head_width);
   for (index_t t = 0; t < item.tiles(); ++t) attention_forward_begin(a, item, t, s.tiles[t]);
   auto const all = attention_key_blocks(item.visible, item.query, item.queries);
+  index_t const steps = item.tiles() * ceil_div(attention_key_block, attention_tile::rows);
   for (index_t b = all.begin; b < all.end; ++b) {
     auto const [key, keys] = std::pair(item.block(0, b).key, item.block(0, b).keys);
     attention_pack(&a.k(item.token + key, column), a.k.stride(0), keys, a.options.head_width, s.k, s.padded);
     attention_pack(&a.v(item.token + key, column), a.v.stride(0), keys, a.options.head_width, s.v, s.padded);
+    index_t const width = a.options.head_width, after = key + keys;
+    attention_prefetch ahead(b + 1 < all.end ? std::min(attention_key_block, item.visible.length - after) : 0, steps);
+    ahead.set(0, a.k, item.token + after, column, width);
+    ahead.set(1, a.v, item.token + after, column, width);
     for (index_t t = 0; t < item.tiles(); ++t) {
       auto const block = item.block(t, b);
       auto const own = attention_key_blocks(item.visible, block.query, block.queries);
       if (own.begin <= b && b < own.end)
-        attention_forward_block(a.options, block, b == own.begin, s.k, s.v, s.tiles[t]);
+        attention_forward_block(a.options, block, b == own.begin, s.k, s.v, s.tiles[t], ahead);
     }
   }
   for (index_t t = 0; t < item.tiles(); ++t) attention_forward_end(a, item, t, s.tiles[t]);

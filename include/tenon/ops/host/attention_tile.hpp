@@ -145,6 +145,32 @@ inline attention_interval attention_key_blocks(attention_visibility const& v, in
   return {v.keys_begin(first) / attention_key_block, ceil_div(v.keys_end(first + count - 1), attention_key_block)};
 }
 
+/// Asks for rows of up to three matrices a few at a time, between the products that come before they are needed: read
+/// all at once, rows that are far apart wait for memory.
+struct attention_prefetch {
+  struct matrix_rows {
+    char const* first;
+    index_t stride_bytes, row_bytes;
+  };
+  matrix_rows matrices[3] = {};
+  index_t rows, rows_per_step, next = 0;
+
+  /// `rows` rows of each matrix within `steps` steps.
+  attention_prefetch(index_t row_count, index_t steps)
+      : rows(std::max<index_t>(row_count, 0)), rows_per_step(ceil_div(rows, std::max<index_t>(steps, 1))) {}
+  template <class T>
+  void set(int slot, matrix_view<T> m, index_t row, index_t column, index_t width) {
+    if (rows == 0) return;
+    matrices[slot] = {reinterpret_cast<char const*>(&m(row, column)), m.stride(0) * index_t(sizeof(T)),
+                      width * index_t(sizeof(T))};
+  }
+  void step() {
+    for (index_t const end = std::min(next + rows_per_step, rows); next < end; ++next)
+      for (auto const& m : matrices)
+        for (index_t b = 0; b < m.row_bytes; b += cache_line_bytes) simd::prefetch(m.first + next * m.stride_bytes + b);
+  }
+};
+
 /// to [count, padded] = rows [count, width] of a matrix, the rest of each row zero; padded is a multiple of 16.
 template <class T>
 void attention_pack(T const* from, index_t stride, index_t count, index_t width, float* to, index_t padded) {
