@@ -34,8 +34,8 @@ struct gemm_prefetch {
   index_t remaining = 0;             ///< steps to go
 
   TENON_ALWAYS_INLINE void step() {
-    __builtin_prefetch(at, 0, 2);
-    __builtin_prefetch(at + cache_line_bytes, 0, 2);
+    __builtin_prefetch(at, 0, 3);
+    __builtin_prefetch(at + cache_line_bytes, 0, 3);
     at += stride;
     if (--left == 0) at += jump, left = count;
     --remaining;
@@ -71,7 +71,7 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
     index_t const end = std::min(leaf_end, job.k1);
     if (k == leaf_begin) each([](simd::f32x16& s, int) TENON_INLINE_LAMBDA { s = simd::zeros(); });
     else each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(job.outer + at); });
-    auto const multiply = [&] TENON_INLINE_LAMBDA {
+    auto const multiply = [&]() TENON_INLINE_LAMBDA {
       simd::f32x16 row[V];
       unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { row[v] = pinned(simd::load(b + v * lanes)); });
       unrolled<R>([&](auto r) TENON_INLINE_LAMBDA {

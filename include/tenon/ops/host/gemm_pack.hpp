@@ -16,42 +16,6 @@ struct gemm_operand {
   T const* at(index_t strip, index_t k) const { return data + strip * strip_stride + k * k_stride; }
 };
 
-/// Sixteen rows of sixteen values become sixteen columns.
-TENON_ALWAYS_INLINE void transpose_16x16(simd::f32x16 (&r)[16]) {
-#if TENON_SIMD_AVX512()
-  constexpr __mmask16 all = 0xffff;  // the forms without a mask make g++ warn of uninitialised values
-  __m512 t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_maskz_unpacklo_ps(all, r[i].v, r[i + 1].v);
-    t[i + 1] = _mm512_maskz_unpackhi_ps(all, r[i].v, r[i + 1].v);
-  }
-  __m512 u[16];  // u[4 g + j]: column j of each 4 x 4 block of rows 4 g .. 4 g + 3
-  for (int g = 0; g < 4; ++g) {
-    u[4 * g + 0] = _mm512_shuffle_ps(t[4 * g], t[4 * g + 2], 0x44);
-    u[4 * g + 1] = _mm512_shuffle_ps(t[4 * g], t[4 * g + 2], 0xee);
-    u[4 * g + 2] = _mm512_shuffle_ps(t[4 * g + 1], t[4 * g + 3], 0x44);
-    u[4 * g + 3] = _mm512_shuffle_ps(t[4 * g + 1], t[4 * g + 3], 0xee);
-  }
-  for (int j = 0; j < 4; ++j) {
-    __m512 const low01 = _mm512_maskz_shuffle_f32x4(all, u[j], u[4 + j], 0x88);
-    __m512 const high01 = _mm512_maskz_shuffle_f32x4(all, u[j], u[4 + j], 0xdd);
-    __m512 const low23 = _mm512_maskz_shuffle_f32x4(all, u[8 + j], u[12 + j], 0x88);
-    __m512 const high23 = _mm512_maskz_shuffle_f32x4(all, u[8 + j], u[12 + j], 0xdd);
-    r[j].v = _mm512_maskz_shuffle_f32x4(all, low01, low23, 0x88);
-    r[8 + j].v = _mm512_maskz_shuffle_f32x4(all, low01, low23, 0xdd);
-    r[4 + j].v = _mm512_maskz_shuffle_f32x4(all, high01, high23, 0x88);
-    r[12 + j].v = _mm512_maskz_shuffle_f32x4(all, high01, high23, 0xdd);
-  }
-#else
-  float t[16][16];
-  for (int i = 0; i < 16; ++i) simd::store(t[i], r[i]);
-  float s[16][16];
-  for (int i = 0; i < 16; ++i)
-    for (int j = 0; j < 16; ++j) s[j][i] = t[i][j];
-  for (int i = 0; i < 16; ++i) r[i] = simd::load(s[i]);
-#endif
-}
-
 /// Values that packing may write past the end of a strip.
 inline constexpr index_t gemm_pack_slack = lanes;
 
@@ -64,45 +28,145 @@ struct gemm_strips {
   index_t first, k0, k1;
 };
 
-/// Strips whose k runs fastest in memory, sixteen rows at a time through a transpose.
+#if TENON_SIMD_AVX512() || TENON_SIMD_AVX2()
+TENON_ALWAYS_INLINE __m256 load_8(float const* p) { return _mm256_loadu_ps(p); }
+TENON_ALWAYS_INLINE __m256 load_8(bf16 const* p) {
+  __m128i const halves = _mm_loadu_si128(reinterpret_cast<__m128i const*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+TENON_ALWAYS_INLINE __m256 load_8(fp16 const* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(p)));
+}
+/// Transposes each 4 x 4 half: column j of the low halves, then of the high halves, in c[j].
+TENON_ALWAYS_INLINE void transpose_4x4_twice(__m256 const (&r)[4], __m256 (&c)[4]) {
+  __m256 const a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+  __m256 const d = _mm256_unpacklo_ps(r[2], r[3]), e = _mm256_unpackhi_ps(r[2], r[3]);
+  c[0] = _mm256_shuffle_ps(a, d, 0x44);
+  c[1] = _mm256_shuffle_ps(a, d, 0xee);
+  c[2] = _mm256_shuffle_ps(b, e, 0x44);
+  c[3] = _mm256_shuffle_ps(b, e, 0xee);
+}
+/// from [8 rows][8 k] becomes to [8 k][8 rows].
+template <class T>
+TENON_ALWAYS_INLINE void transpose_8x8(float* to, index_t to_stride, T const* from, index_t from_stride) {
+  __m256 near[4], far[4], c[4];  // k 0-3 and k 4-7: row i in the low half, row i + 4 in the high one
+  unrolled<4>([&](auto i) TENON_INLINE_LAMBDA {
+    T const *low = from + i * from_stride, *high = low + 4 * from_stride;
+    if constexpr (std::same_as<T, float>) {
+      near[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+      far[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
+    } else {
+      __m256 const x = load_8(low), y = load_8(high);
+      near[i] = _mm256_permute2f128_ps(x, y, 0x20);
+      far[i] = _mm256_permute2f128_ps(x, y, 0x31);
+    }
+  });
+  transpose_4x4_twice(near, c);
+  unrolled<4>([&](auto i) TENON_INLINE_LAMBDA { _mm256_storeu_ps(to + i * to_stride, c[i]); });
+  transpose_4x4_twice(far, c);
+  unrolled<4>([&](auto i) TENON_INLINE_LAMBDA { _mm256_storeu_ps(to + (i + 4) * to_stride, c[i]); });
+}
+/// from [Width rows][8 k] becomes to [8 k][Width]. In units of four rows: what is written past Width is overwritten by
+/// the next k.
+template <int Width, class T>
+TENON_ALWAYS_INLINE void transpose_narrow(float* to, T const* from, index_t from_stride) {
+  constexpr int units = (Width + 3) / 4;
+  __m256 c[units][4];
+  unrolled<units>([&](auto u) TENON_INLINE_LAMBDA {
+    __m256 r[4];
+    unrolled<4>([&](auto i) TENON_INLINE_LAMBDA {
+      if constexpr (4 * u + i < Width) r[i] = load_8(from + (4 * u + i) * from_stride);
+      else r[i] = _mm256_setzero_ps();
+    });
+    transpose_4x4_twice(r, c[u]);
+  });
+  unrolled<4 * units>([&](auto i) TENON_INLINE_LAMBDA {
+    constexpr int k = i / units, u = i % units;
+    _mm_storeu_ps(to + k * Width + 4 * u, _mm256_castps256_ps128(c[u][k]));
+  });
+  unrolled<4 * units>([&](auto i) TENON_INLINE_LAMBDA {
+    constexpr int k = i / units, u = i % units;
+    _mm_storeu_ps(to + (k + 4) * Width + 4 * u, _mm256_extractf128_ps(c[u][k], 1));
+  });
+}
+
+/// The part of a whole strip whose k come in eights; returns how far it came.
+template <int Width, class T>
+index_t pack_strip_along_k(float* to, T const* from, index_t strip_stride, index_t length) {
+  index_t k = 0;
+  for (; k + 8 <= length; k += 8) {
+    if constexpr (Width % 8 == 0 && Width >= lanes) {
+      for (int s = 0; s < Width; s += 8)
+        transpose_8x8(to + k * Width + s, Width, from + s * strip_stride + k, strip_stride);
+    } else {
+      transpose_narrow<Width>(to + k * Width, from + k, strip_stride);
+    }
+  }
+  return k;
+}
+template <class T>
+index_t pack_strip_along_k(int width, float* to, T const* from, index_t strip_stride, index_t length) {
+  constexpr int step = gemm_tile::row_step;
+  if (width == gemm_tile::cols) return pack_strip_along_k<gemm_tile::cols>(to, from, strip_stride, length);
+  if (width == 3 * step) return pack_strip_along_k<3 * step>(to, from, strip_stride, length);
+  if (width == 2 * step) return pack_strip_along_k<2 * step>(to, from, strip_stride, length);
+  return pack_strip_along_k<step>(to, from, strip_stride, length);
+}
+#else
+template <class T>
+index_t pack_strip_along_k(int, float*, T const*, index_t, index_t) { return 0; }
+#endif
+
+/// Strips whose k runs fastest in memory.
 template <class T>
 void pack_along_k(gemm_strips const& p, gemm_operand<T> const& operand) {
   index_t const length = p.k1 - p.k0;
-  for (int strip = 0; strip < p.strips; ++strip)
-    for (int s = 0; s < p.width; s += lanes) {
-      index_t const at = p.first + strip * p.width + s;
-      int const rows = int(std::clamp<index_t>(operand.strip_extent - at, 0, std::min(lanes, p.width - s)));
-      T const* const from = operand.at(at, p.k0);
-      float* const to = p.to + strip * p.strip_values + s;
-      for (index_t k = 0; k < length; k += lanes) {
-        int const columns = int(std::min<index_t>(lanes, length - k));
-        simd::f32x16 r[lanes];
-        if (columns == lanes)
-          for (int i = 0; i < lanes; ++i)
-            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k) : simd::zeros();
-        else
-          for (int i = 0; i < lanes; ++i)
-            r[i] = i < rows ? simd::load(from + i * operand.strip_stride + k, columns) : simd::zeros();
-        transpose_16x16(r);
-        for (int i = 0; i < columns; ++i) simd::store(to + (k + i) * p.width, r[i]);
-      }
-    }
+  for (int strip = 0; strip < p.strips; ++strip) {
+    index_t const at = p.first + strip * p.width;
+    int const rows = int(std::min<index_t>(p.width, operand.strip_extent - at));
+    float* const to = p.to + strip * p.strip_values;
+    index_t const done =
+        rows == p.width ? pack_strip_along_k(p.width, to, operand.at(at, p.k0), operand.strip_stride, length) : 0;
+    for (index_t k = done; k < length; ++k)
+      for (int i = 0; i < p.width; ++i) to[k * p.width + i] = i < rows ? float(*operand.at(at + i, p.k0 + k)) : 0.0f;
+  }
+}
+
+/// Copies `strips` whole strips whose own index runs fastest. Sixteen lanes are read at a time: what lies past a strip's
+/// width is overwritten by its next k. A few k at a time, so that both sides are walked in pieces of several lines.
+template <int Width, class T>
+void pack_whole_strips(gemm_strips const& p, int strips, T const* from, index_t k_stride) {
+  constexpr index_t at_once = 8;
+  for (index_t k0 = 0; k0 < p.k1 - p.k0; k0 += at_once) {
+    index_t const k1 = std::min(k0 + at_once, p.k1 - p.k0);
+    for (int strip = 0; strip < strips; ++strip)
+      for (index_t k = k0; k < k1; ++k)
+        unrolled<(Width + lanes - 1) / lanes>([&](auto v) TENON_INLINE_LAMBDA {
+          simd::store(p.to + strip * p.strip_values + k * Width + v * lanes,
+                      simd::load(from + k * k_stride + strip * Width + v * lanes));
+        });
+  }
 }
 
 /// Strips whose own index runs fastest in memory: a copy with a conversion.
 template <class T>
 void pack_across_k(gemm_strips const& p, gemm_operand<T> const& operand) {
-  // Reading all sixteen lanes is safe up to here; lanes past a strip's width are overwritten by its next k.
-  index_t const whole = operand.strip_extent - lanes;
-  for (index_t k = p.k0; k < p.k1; ++k)
-    for (int strip = 0; strip < p.strips; ++strip)
+  index_t const readable = operand.strip_extent - p.first;
+  index_t const reads = round_up(p.width, lanes);
+  int whole = readable < reads ? 0 : int(std::min<index_t>((readable - reads) / p.width + 1, p.strips));
+  constexpr int step = gemm_tile::row_step;
+  T const* const from = operand.at(p.first, p.k0);
+  if (p.width == gemm_tile::cols) pack_whole_strips<gemm_tile::cols>(p, whole, from, operand.k_stride);
+  else if (p.width == 3 * step) pack_whole_strips<3 * step>(p, whole, from, operand.k_stride);
+  else whole = 0;
+  for (int strip = whole; strip < p.strips; ++strip)
+    for (index_t k = 0; k < p.k1 - p.k0; ++k)
       for (int s = 0; s < p.width; s += lanes) {
-        index_t const at = p.first + strip * p.width + s;
-        T const* const from = operand.at(at, k);
-        simd::f32x16 const x = at <= whole                   ? simd::load(from)
-                               : at < operand.strip_extent ? simd::load(from, int(operand.strip_extent - at))
-                                                             : simd::zeros();
-        simd::store(p.to + strip * p.strip_values + (k - p.k0) * p.width + s, x);
+        index_t const left = readable - strip * p.width - s;
+        simd::store(p.to + strip * p.strip_values + k * p.width + s,
+                    left > 0 ? simd::load(from + k * operand.k_stride + strip * p.width + s,
+                                          int(std::min<index_t>(left, lanes)))
+                             : simd::zeros());
       }
 }
 
