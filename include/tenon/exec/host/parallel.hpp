@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <tenon/core/config.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/core/view.hpp>
@@ -190,6 +191,32 @@ void sort(thread_pool& pool, std::span<T> values, Compare less = {}) {
     });
 }
 
+namespace detail {
+
+/// Rows and columns of a block of `transpose`.
+inline constexpr index_t transpose_side = 64;
+
+/// out[j][i] = in[i][j] for a block of both with adjacent columns. A few rows are copied next to each other first, then
+/// each output line is written as a whole: rows a power of two apart would otherwise push each other out of the cache.
+template <class T>
+void transpose_block(T const* in, index_t in_stride, T* out, index_t out_stride, index_t rows, index_t cols) {
+  constexpr index_t line = std::max<index_t>(1, cache_line_bytes / index_t(sizeof(T)));
+  T tile[line][transpose_side];
+  for (index_t i = 0; i < rows; i += line) {
+    index_t const height = std::min(line, rows - i);
+    for (index_t k = 0; k < height; ++k) std::copy_n(in + (i + k) * in_stride, cols, tile[k]);
+    for (index_t j = 0; j < cols; ++j) {
+      T* const to = out + j * out_stride + i;
+      if (height == line)
+        for (index_t k = 0; k < line; ++k) to[k] = tile[k][j];
+      else
+        for (index_t k = 0; k < height; ++k) to[k] = tile[k][j];
+    }
+  }
+}
+
+}  // namespace detail
+
 /// out = in transposed, in square blocks that stay in the first-level cache.
 /// @shape in [rows, cols], out [cols, rows], both with any strides; they must not overlap
 /// @error argument_error when the shapes do not fit
@@ -200,16 +227,15 @@ void transpose(thread_pool& pool, matrix_view<T const> in, matrix_view<T> out) {
     throw argument_error("tenon::exec::transpose: [" + std::to_string(rows) + ", " + std::to_string(cols) +
                          "] does not become [" + std::to_string(out.extent(0)) + ", " + std::to_string(out.extent(1)) +
                          "]. Fix: an output with the sizes swapped.");
-  constexpr index_t side = 32;
+  constexpr index_t side = detail::transpose_side;
+  bool const adjacent = in.stride(1) == 1 && out.stride(1) == 1;
   index_t const across = ceil_div(cols, side);
   pool.for_each(ceil_div(rows, side) * across, [&](index_t b) {
     index_t const i0 = b / across * side, j0 = b % across * side;
     index_t const height = std::min(side, rows - i0), width = std::min(side, cols - j0);
-    T tile[side][side];
-    for (index_t i = 0; i < height; ++i)
-      for (index_t j = 0; j < width; ++j) tile[j][i] = in(i0 + i, j0 + j);
+    if (adjacent) return detail::transpose_block(&in(i0, j0), in.stride(0), &out(j0, i0), out.stride(0), height, width);
     for (index_t j = 0; j < width; ++j)
-      for (index_t i = 0; i < height; ++i) out(j0 + j, i0 + i) = tile[j][i];
+      for (index_t i = 0; i < height; ++i) out(j0 + j, i0 + i) = in(i0 + i, j0 + j);
   });
 }
 
