@@ -46,6 +46,8 @@ TEST_CASE("progress on a terminal is one line that is written over") {
   CHECK(text.find("0 s left") != std::string::npos);
   CHECK(text.find("\rstep 300/300 [####################]  loss 2.250  val 2.500  ") != std::string::npos);
   CHECK(text.back() == '\n');
+  auto const last = text.rfind('\r'), before = text.rfind('\r', last - 1);
+  CHECK(text.size() - 1 - last >= last - before);  // the longer line before is wiped
   CHECK(text.find('\n') == text.size() - 1);
 }
 
