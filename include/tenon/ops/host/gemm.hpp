@@ -140,55 +140,79 @@ class gemm_driver {
     pack_strips(strips, a);
   }
 
+  /// One block of k of a unit's columns.
+  struct slice {
+    index_t block, col;
+    int width;
+    float* packed;
+    gemm_prefetch* ahead;
+    int steps;
+    bool packing;  ///< whole column panels are packed by the row panel that uses them first
+  };
+
   /// `next_col` is where this thread goes on afterwards, or -1.
-  void run_unit(unit const& u, index_t next_col, float* workspace) {
+  void run_unit(unit const& u, index_t next_col, float* workspace) const {
     float* const tiles = workspace + round_up(slices * plan.b_slice_values(), lanes);
     float* const kept = tiles + (gemm_inner_levels + 1) * gemm_tile::size;
     int const width = int(std::min(plan.block_n, plan.n - u.col));
+    int const steps = u.panel_end - u.panel_begin < 4 ? 4 : 1;
     for (index_t p0 = u.panel_begin; p0 < u.panel_end; p0 += chunk)
       for (index_t block = u.block_begin; block < u.block_end; ++block) {
-        float* const packed_b = workspace + (block - u.block_begin) % slices * plan.b_slice_values();
-        bool const pack = p0 == u.panel_begin || slices == 1;
-        if (pack) pack_columns(packed_b, u.col, width, block);
         gemm_prefetch ahead;
-        if (pack && block + 1 < u.block_end) ahead = prefetch_columns(u.col, block + 1);
+        slice s{block, u.col, width, workspace + (block - u.block_begin) % slices * plan.b_slice_values(), &ahead, steps, false};
+        bool const fresh = p0 == u.panel_begin || slices == 1;
+        if (fresh) s.packing = begin_packing(s);
+        if (fresh && block + 1 < u.block_end) ahead = prefetch_columns(u.col, block + 1);
         else if (next_col >= 0 && block + 1 == u.block_end && p0 + chunk >= u.panel_end)
           ahead = prefetch_columns(next_col, u.block_begin);
-        for (index_t p = p0; p < std::min(p0 + chunk, u.panel_end); ++p)
-          run_panel(u, p, block, packed_b, width, tiles, kept + (p - p0) * plan.b_panels() * tile_state, ahead);
+        for (index_t p = p0; p < std::min(p0 + chunk, u.panel_end); ++p, s.packing = false)
+          run_panel(u, p, s, tiles, kept + (p - p0) * plan.b_panels() * tile_state);
       }
   }
 
   gemm_prefetch prefetch_columns(index_t col, index_t block) const {
     return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
   }
-  void pack_columns(float* to, index_t col, int width, index_t block) const {
-    index_t const k0 = plan.order.begin(block), k1 = plan.order.end(block);
-    int const strips = int(ceil_div(width, gemm_tile::cols));
-    pack_strips(gemm_strips{to, (k1 - k0) * gemm_tile::cols, strips, gemm_tile::cols, col, k0, k1}, b);
+
+  /// Packs the columns of a slice; or, when whole panels can be read where they lie, only a last narrow one.
+  bool begin_packing(slice const& s) const {
+    index_t const k0 = plan.order.begin(s.block), k1 = plan.order.end(s.block), panel = (k1 - k0) * gemm_tile::cols;
+    bool const direct = b.k_stride != 1;
+    int const done = direct ? s.width / gemm_tile::cols : 0, strips = int(ceil_div(s.width, gemm_tile::cols)) - done;
+    if (strips > 0) pack_strips(gemm_strips{s.packed + done * panel, panel, strips, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1}, b);
+    return direct;
   }
 
-  /// One row panel against all column panels of a unit.
-  void run_panel(unit const& u, index_t panel, index_t block, float const* packed_b, int width, float* tiles,
-                 float* local_state, gemm_prefetch& ahead) const {
+  /// One row panel against all column panels of a slice.
+  void run_panel(unit const& u, index_t panel, slice const& s, float* tiles, float* local_state) const {
     gemm_order const& order = plan.order;
-    index_t const row = u.row + panel * gemm_tile::rows, i = (block - u.block_begin) * u.panels + panel;
+    index_t const row = u.row + panel * gemm_tile::rows, i = (s.block - u.block_begin) * u.panels + panel;
     int const kernel_rows = panel_rows(row), rows = int(std::min<index_t>(kernel_rows, plan.m - row));
     float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
-    bool const last = block + 1 == order.blocks;
-    gemm_tile_job job{packed_a + i * plan.a_panel_values(), packed_b, order.begin(block), order.end(block), tiles, local_state, scratch, gemm_tile::cols, &ahead, u.panel_end - u.panel_begin < 4 ? 4 : 1};
-    if (!plan.whole_k()) job.outer = state + (panel * ceil_div(plan.n, gemm_tile::cols) + u.col / gemm_tile::cols) * tile_state;
-    for (int j = 0; j < width; j += gemm_tile::cols) {
-      int const cols = std::min(gemm_tile::cols, width - j);
-      bool const direct = plain && rows == kernel_rows && cols % lanes == 0;
-      if constexpr (std::same_as<C, float>)
-        if (direct) job.out = &epilogue.c(row, u.col + j), job.out_stride = epilogue.c.stride(0);
-      gemm_kernel_for(kernel_rows, cols)(order, job);
-      if (last && !direct) epilogue.store_tile(scratch, gemm_tile::cols, row, u.col + j, rows, cols);
-      if (direct) job.out = scratch, job.out_stride = gemm_tile::cols;
-      job.b += gemm_tile::cols * (job.k1 - job.k0);
-      job.outer += tile_state;
+    gemm_tile_job job{packed_a + i * plan.a_panel_values(), order.begin(s.block), order.end(s.block), tiles, local_state,
+                      scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
+    index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols), b_panel = gemm_tile::cols * (job.k1 - job.k0);
+    if (!plan.whole_k()) job.outer = state + (panel * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
+    for (int j = 0; j < s.width; j += gemm_tile::cols, job.outer += tile_state) {
+      int const cols = std::min(gemm_tile::cols, s.width - j);
+      C* const to = &epilogue.c(row, s.col + j);
+      bool const in_place = plain && rows == kernel_rows && cols % lanes == 0;
+      job.c = reinterpret_cast<char const*>(to);
+      if constexpr (std::same_as<C, float>) {
+        job.out = in_place ? to : scratch;
+        job.out_stride = in_place ? epilogue.c.stride(0) : index_t(gemm_tile::cols);
+      }
+      float* const packed = s.packed + j / gemm_tile::cols * b_panel;
+      if (s.packing && cols == gemm_tile::cols)
+        call_kernel<gemm_tile::vectors>(kernel_rows, job, gemm_direct_columns<B>{b.at(s.col + j, job.k0), b.k_stride, packed});
+      else if (cols > lanes) call_kernel<gemm_tile::vectors>(kernel_rows, job, gemm_packed_columns{packed});
+      else call_kernel<1>(kernel_rows, job, gemm_packed_columns{packed});
+      if (s.block + 1 == order.blocks && !in_place) epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
     }
+  }
+  template <int V, class Columns>
+  void call_kernel(int rows, gemm_tile_job const& job, Columns columns) const {
+    gemm_kernel_for<V, Columns>(rows)(plan.order, job, columns);
   }
 
   static constexpr index_t pack_group = 8;  ///< row panels packed by one thread at a time

@@ -48,8 +48,10 @@ struct gemm_order {
       pieces = ceil_div(leaf, block);
     }
     blocks = k / group * pieces + ceil_div(k % group, block);
-    if (blocks > 1) slots = 1 + std::max(0, tree_levels(leaves) - inner_levels);
+    if (blocks > 1) slots = first_node_slot() + std::max(0, tree_levels(leaves - 1) - inner_levels);
   }
+  /// Of the tiles kept between blocks: 1 when the first holds an unfinished chain.
+  int first_node_slot() const { return pieces > 1; }
   index_t begin(index_t b) const { return b / pieces * group + b % pieces * block; }
   index_t end(index_t b) const { return std::min({begin(b) + block, (b / pieces + 1) * group, k}); }
 };

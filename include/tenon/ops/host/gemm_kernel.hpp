@@ -42,29 +42,55 @@ struct gemm_prefetch {
   }
 };
 
+/// A column panel in packed form, [k][gemm_tile::cols].
+struct gemm_packed_columns {
+  float const* at;
+  template <int V>
+  TENON_ALWAYS_INLINE simd::f32x16 take() const { return simd::load(at + V * lanes); }
+  TENON_ALWAYS_INLINE void advance() { at += gemm_tile::cols; }
+};
+/// A column panel where it lies, its columns contiguous: it is packed while it is used for the first time.
+template <class T>
+struct gemm_direct_columns {
+  T const* at;
+  index_t k_stride;
+  float* to;
+  template <int V>
+  TENON_ALWAYS_INLINE simd::f32x16 take() const {
+    simd::f32x16 const x = simd::load(at + V * lanes);
+    simd::store(to + V * lanes, x);
+    return x;
+  }
+  TENON_ALWAYS_INLINE void advance() { at += k_stride, to += gemm_tile::cols; }
+};
+
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
 struct gemm_tile_job {
   float const* a;        ///< packed row panel, [k][R]
-  float const* b;        ///< packed column panel, [k][gemm_tile::cols]
   index_t k0, k1;
   float* inner;          ///< gemm_inner_levels tiles in L1: nodes of this block's subtree
   float* outer;          ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
   float* out;            ///< where a finished tile goes
   index_t out_stride;    ///< between its rows
+  char const* c;         ///< what will be written after the last block: fetched ahead
+  index_t c_stride;      ///< between its rows, in bytes
   gemm_prefetch* next;   ///< taken further during the call
   int steps;             ///< of `next`, for every few values of k
 };
 
 /// Adds the products of one block to a tile. R rows (at most gemm_tile::rows), V vectors of sixteen columns.
 /// At the end of k the sums are written to `out`, before it to `outer`.
-template <int R, int V>
-TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job const& job) {
+template <int R, int V, class Columns>
+TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job const& job, Columns b) {
   constexpr int cols = gemm_tile::cols;
   simd::f32x16 sum[R][V];
   auto const each = [&](auto&& f) TENON_INLINE_LAMBDA {
     unrolled<R * V>([&](auto i) TENON_INLINE_LAMBDA { f(sum[i / V][i % V], int(i) / V * cols + int(i) % V * lanes); });
   };
-  float const *a = job.a, *b = job.b;
+  float const* a = job.a;
+  if (job.k1 == order.k)
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) __builtin_prefetch(job.c + r * job.c_stride + v * cache_line_bytes, 1, 3);
   index_t leaf = job.k0 / order.leaf;
   for (index_t k = job.k0; k < job.k1; ++leaf) {
     index_t const leaf_begin = leaf * order.leaf, leaf_end = std::min(leaf_begin + order.leaf, order.k);
@@ -73,12 +99,12 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
     else each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(job.outer + at); });
     auto const multiply = [&]() TENON_INLINE_LAMBDA {
       simd::f32x16 row[V];
-      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { row[v] = pinned(simd::load(b + v * lanes)); });
+      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { row[v] = pinned(b.template take<v>()); });
       unrolled<R>([&](auto r) TENON_INLINE_LAMBDA {
         simd::f32x16 const x = simd::broadcast(a[r]);
         unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { sum[r][v] = simd::fma(x, row[v], sum[r][v]); });
       });
-      ++k, a += R, b += cols;
+      ++k, a += R, b.advance();
     };
     while (k + 4 <= end) {
       for (int step = 0; step < job.steps && job.next->remaining > 0; ++step) job.next->step();
@@ -87,7 +113,7 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
     while (k < end) multiply();
     auto const node = [&](int level) TENON_INLINE_LAMBDA {
       return level < order.inner_levels ? job.inner + level * gemm_tile::size
-                                        : job.outer + (level - order.inner_levels + 1) * gemm_tile::size;
+                                        : job.outer + (level - order.inner_levels + order.first_node_slot()) * gemm_tile::size;
     };
     bool const last = leaf + 1 == order.leaves;
     float* to = job.outer;
@@ -109,16 +135,16 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
   }
 }
 
-using gemm_kernel_function = void (*)(gemm_order const&, gemm_tile_job const&);
+template <class Columns>
+using gemm_kernel_function = void (*)(gemm_order const&, gemm_tile_job const&, Columns);
 
-/// The kernel for a tile of `rows` (a multiple of row_step) by at most `cols` columns.
-inline gemm_kernel_function gemm_kernel_for(int rows, int cols) {
+/// The kernel for a tile of `rows` (a multiple of row_step) by V vectors of columns.
+template <int V, class Columns>
+gemm_kernel_function<Columns> gemm_kernel_for(int rows) {
   constexpr int step = gemm_tile::row_step;
-  static constexpr gemm_kernel_function kernels[2][3] = {
-      {gemm_tile_kernel<step, 1>, gemm_tile_kernel<2 * step, 1>, gemm_tile_kernel<3 * step, 1>},
-      {gemm_tile_kernel<step, gemm_tile::vectors>, gemm_tile_kernel<2 * step, gemm_tile::vectors>,
-       gemm_tile_kernel<3 * step, gemm_tile::vectors>}};
-  return kernels[cols > lanes][rows / step - 1];
+  static constexpr gemm_kernel_function<Columns> kernels[3] = {
+      gemm_tile_kernel<step, V, Columns>, gemm_tile_kernel<2 * step, V, Columns>, gemm_tile_kernel<3 * step, V, Columns>};
+  return kernels[rows / step - 1];
 }
 
 }  // namespace tenon::ops::detail
