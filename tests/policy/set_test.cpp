@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <tenon/policy/set.hpp>
+
+using namespace tenon;
+
+TEST_CASE("a set takes policies in any order and has a default on every axis") {
+  using a = policies<data<2>, precision::bf16_mixed, zero<1>, comm::mpi>;
+  using b = policies<comm::mpi, zero<1>, precision::bf16_mixed, data<2>>;
+  CHECK(std::same_as<a::precision, b::precision>);
+  CHECK(a::data::degree == 2);
+  CHECK(b::zero::stage == 1);
+  CHECK(std::same_as<a::memory, memory::keep>);
+  CHECK(std::same_as<a::arithmetic, arithmetic::bitwise>);
+  CHECK(std::is_void_v<a::sequence>);
+  CHECK(a::mesh_size() == 2);
+  CHECK(policies<data<2>, tensor<3>, pipeline<4>, context<2>, expert<2>>::mesh_size() == 96);
+  CHECK(policies<data<dynamic>, tensor<3>>::mesh_size() == dynamic);
+}
+
+TEST_CASE("leaves of the bitwise order are functions of the extent; the fast order has none") {
+  CHECK(arithmetic::bitwise::feature_leaf(3072) == 128);
+  CHECK(arithmetic::bitwise::token_leaf(256) == 32);
+  CHECK(arithmetic::bitwise::token_leaf(7) == 16);
+  CHECK(arithmetic::fast::feature_leaf(3072) == 0);
+}
