@@ -15,7 +15,9 @@
 ///    dq is one chain over the keys in order. dk and dv of a KV head have leaves of `query_leaf` queries; within a leaf
 ///    they are one chain over the query heads of the group, within each head over the queries; leaves are combined by
 ///    the fixed tree over the leaf index. d_sinks has a leaf per `query_leaf` queries, over all sequences.
-///  - A masked key adds +0. So the rows of other queries, heads, sequences, threads and tiles change no bit.
+///  - A masked key adds +0, and results that are zero are +0. So the rows of other queries, heads, sequences, threads
+///    and tiles change no bit, as long as values are finite: an infinity or NaN in v may reach rows that do not see it,
+///    though never another sequence.
 #include <span>
 #include <string>
 
