@@ -193,7 +193,9 @@ class gemm_driver {
                       scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
     index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols), b_panel = gemm_tile::cols * (job.k1 - job.k0);
     if (!plan.whole_k()) job.outer = state + (panel * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
+    gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < u.panel_end);
     for (int j = 0; j < s.width; j += gemm_tile::cols, job.outer += tile_state) {
+      if (j + gemm_tile::cols >= s.width) job.next = &next_panel, job.steps = 2;
       int const cols = std::min(gemm_tile::cols, s.width - j);
       C* const to = &epilogue.c(row, s.col + j);
       bool const in_place = plain && rows == kernel_rows && cols % lanes == 0;
@@ -209,6 +211,11 @@ class gemm_driver {
       else call_kernel<1>(kernel_rows, job, gemm_packed_columns{packed});
       if (s.block + 1 == order.blocks && !in_place) epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
     }
+  }
+  gemm_prefetch next_row_panel(gemm_tile_job const& job, int rows, bool exists) const {
+    index_t const bytes = rows * (job.k1 - job.k0) * index_t(sizeof(float));
+    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()), gemm_prefetch::lines_bytes, 0, 1, 1,
+            exists ? bytes / gemm_prefetch::lines_bytes : 0};
   }
   template <int V, class Columns>
   void call_kernel(int rows, gemm_tile_job const& job, Columns columns) const {

@@ -88,9 +88,8 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
     unrolled<R * V>([&](auto i) TENON_INLINE_LAMBDA { f(sum[i / V][i % V], int(i) / V * cols + int(i) % V * lanes); });
   };
   float const* a = job.a;
-  if (job.k1 == order.k)
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) __builtin_prefetch(job.c + r * job.c_stride + v * cache_line_bytes, 1, 3);
+  char const* c = job.c;
+  int c_rows = job.k1 == order.k ? R : 0;  // one row of the tile is fetched every few k
   index_t leaf = job.k0 / order.leaf;
   for (index_t k = job.k0; k < job.k1; ++leaf) {
     index_t const leaf_begin = leaf * order.leaf, leaf_end = std::min(leaf_begin + order.leaf, order.k);
@@ -107,6 +106,11 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
       ++k, a += R, b.advance();
     };
     while (k + 4 <= end) {
+      if (c_rows > 0) {
+        unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { __builtin_prefetch(c + v * cache_line_bytes, 1, 3); });
+        c += job.c_stride;
+        --c_rows;
+      }
       for (int step = 0; step < job.steps && job.next->remaining > 0; ++step) job.next->step();
       unrolled<4>([&](auto) TENON_INLINE_LAMBDA { multiply(); });
     }
