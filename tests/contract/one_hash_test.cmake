@@ -12,6 +12,7 @@ set(builds
   "${CXX}|-O1 -march=native -ffp-contract=off"
   "${CXX}|-O3 -march=native -ffp-contract=fast"
   "${CXX}|-O2 -DTENON_SCALAR -ffp-contract=fast")
+cmake_host_system_information(RESULT CMAKE_HOST_SYSTEM_PROCESSOR QUERY OS_PLATFORM)  # not set in scripts
 if(CMAKE_HOST_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND builds
     "${CXX}|-O3 -march=x86-64-v3 -ffp-contract=fast"
