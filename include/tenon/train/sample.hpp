@@ -66,13 +66,13 @@ std::vector<std::int32_t> generate(Trainer& trainer, std::span<std::int32_t cons
   return {all.begin() + std::ptrdiff_t(prompt.size()), all.end()};
 }
 
-/// `generate` for models whose tokens are bytes.
+/// `generate` for models whose tokens are bytes; a token that is none gives a question mark.
 template <class Trainer>
 std::string generate_text(Trainer& trainer, std::string_view prompt, sample_options const& options = {}) {
   std::vector<std::int32_t> tokens;
   for (char c : prompt) tokens.push_back(std::int32_t(static_cast<unsigned char>(c)));
   std::string text(prompt);
-  for (auto token : generate(trainer, tokens, options)) text.push_back(char(token));
+  for (auto token : generate(trainer, tokens, options)) text.push_back(token < 256 ? char(token) : '?');
   return text;
 }
 
