@@ -34,7 +34,7 @@ inline std::vector<curve_point> smoothed(std::vector<curve_point> const& points)
   for (std::size_t i = 0; i < n; ++i) sum[i + 1] = sum[i] + points[i].y;
   std::vector<curve_point> out(n);
   for (std::size_t i = 0; i < n; ++i) {
-    std::size_t const half = std::min(i, std::max<std::size_t>(n / 40, 2)), end = std::min(i + half + 1, n);
+    std::size_t const half = std::min(i, std::max<std::size_t>(n / 30, 4)), end = std::min(i + half + 1, n);
     out[i] = {points[i].x, (sum[end] - sum[i - half]) / double(end - (i - half))};
   }
   return out;
