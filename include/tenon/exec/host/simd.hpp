@@ -422,20 +422,45 @@ TENON_ALWAYS_INLINE f32x16 with_sign_of(f32x16 a, f32x16 b) {
   return from_bits(bits(a) | (bits(b) & broadcast_int(std::int32_t(0x80000000u))));
 }
 
+namespace detail {
+/// The lanes combined in the fixed tree: lanes 8 apart, then 4, 2, 1.
+#if TENON_SIMD_AVX512() || TENON_SIMD_AVX2()
+template <class Eight, class Four>
+TENON_ALWAYS_INLINE float reduce(f32x16 a, Eight combine8, Four combine4) {
+#  if TENON_SIMD_AVX512()
+  __m256 const eight = combine8(_mm512_maskz_extractf32x8_ps(0xff, a.v, 0), _mm512_maskz_extractf32x8_ps(0xff, a.v, 1));
+#  else
+  __m256 const eight = combine8(a.lo, a.hi);
+#  endif
+  __m128 const four = combine4(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  __m128 const two = combine4(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(combine4(two, _mm_movehdup_ps(two)));
+}
+TENON_ALWAYS_INLINE float reduce_sum(f32x16 a) {
+  return reduce(a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); },
+                [](__m128 x, __m128 y) { return _mm_add_ps(x, y); });
+}
+TENON_ALWAYS_INLINE float reduce_largest(f32x16 a) {  // maxps(y, x) is x < y ? y : x
+  return reduce(a, [](__m256 x, __m256 y) { return _mm256_max_ps(y, x); },
+                [](__m128 x, __m128 y) { return _mm_max_ps(y, x); });
+}
+#else
+template <class Combine>
+TENON_ALWAYS_INLINE float reduce(f32x16 a, Combine combine) {
+  for (int half = lanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = combine(a.v[i], a.v[i + half]);
+  return a.v[0];
+}
+TENON_ALWAYS_INLINE float reduce_sum(f32x16 a) {
+  return reduce(a, [](float x, float y) { return x + y; });
+}
+TENON_ALWAYS_INLINE float reduce_largest(f32x16 a) {
+  return reduce(a, [](float x, float y) { return x < y ? y : x; });
+}
+#endif
+}  // namespace detail
 /// The sum of sixteen lanes in the fixed tree: lanes 8 apart, then 4, 2, 1.
-TENON_ALWAYS_INLINE float reduce_add(f32x16 a) {
-  float t[lanes];
-  store(t, a);
-  for (int half = lanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) t[i] = t[i] + t[i + half];
-  return t[0];
-}
-TENON_ALWAYS_INLINE float reduce_max(f32x16 a) {
-  float t[lanes];
-  store(t, a);
-  for (int half = lanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) t[i] = t[i] < t[i + half] ? t[i + half] : t[i];
-  return t[0];
-}
+TENON_ALWAYS_INLINE float reduce_add(f32x16 a) { return detail::reduce_sum(a); }
+TENON_ALWAYS_INLINE float reduce_max(f32x16 a) { return detail::reduce_largest(a); }
 
 }  // namespace tenon::simd

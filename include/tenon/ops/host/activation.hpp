@@ -18,7 +18,7 @@ struct kernel_for<activation_forward_t, device::host> {
         for (index_t r = begin; r < end; ++r) {
           T const* const x = detail::row(a.x, r);
           T* const out = detail::row(a.out, r);
-          detail::for_lanes(0, cols, [&](index_t j, int n) {
+          detail::for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
             simd::store(out + j, apply_activation<kind()>(simd::load(x + j, n)), n);
           });
         }
@@ -41,7 +41,7 @@ struct kernel_for<activation_backward_t, device::host> {
           T const* const x = detail::row(a.x, r);
           T const* const d_out = detail::row(a.d_out, r);
           T* const d_x = detail::row(a.d_x, r);
-          detail::for_lanes(0, cols, [&](index_t j, int n) {
+          detail::for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
             simd::store(d_x + j, simd::load(d_out + j, n) * activation_derivative<kind()>(simd::load(x + j, n)), n);
           });
         }
@@ -63,7 +63,7 @@ struct kernel_for<gated_activation_forward_t, device::host> {
           T const* const gate = detail::row(a.gate_up, r);
           T const* const up = gate + cols;
           T* const out = detail::row(a.out, r);
-          detail::for_lanes(0, cols, [&](index_t j, int n) {
+          detail::for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
             simd::store(out + j, apply_activation<kind()>(simd::load(gate + j, n)) * simd::load(up + j, n), n);
           });
         }
@@ -86,7 +86,7 @@ struct kernel_for<gated_activation_backward_t, device::host> {
           T const* const gate_row = detail::row(a.gate_up, r);
           T const* const d_out_row = detail::row(a.d_out, r);
           T* const d_gate = detail::row(a.d_gate_up, r);
-          detail::for_lanes(0, cols, [&](index_t j, int n) {
+          detail::for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
             auto const gate = simd::load(gate_row + j, n), up = simd::load(gate_row + cols + j, n);
             auto const d_out = simd::load(d_out_row + j, n);
             simd::store(d_gate + j, (d_out * up) * activation_derivative<kind()>(gate), n);

@@ -37,18 +37,20 @@ inline void leaf_statistics(float const* logits, index_t n, float& maximum, floa
   using namespace simd;
   constexpr float lowest = -std::numeric_limits<float>::infinity();
   f32x16 largest = broadcast(lowest), total = zeros();
-  for_lanes(0, n, [&](index_t j, int k) { largest = max(largest, load(logits + j, k, lowest)); });
+  for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA { largest = max(largest, load(logits + j, k, lowest)); });
   maximum = reduce_max(largest);
   f32x16 const shift = broadcast(maximum);
   // exp(-inf) = +0: lanes past the end add nothing.
-  for_lanes(0, n, [&](index_t j, int k) { total = total + simd::exp(load(logits + j, k, lowest) - shift); });
+  for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA {
+    total = total + simd::exp(load(logits + j, k, lowest) - shift);
+  });
   sum = reduce_add(total);
 }
 
 /// cap tanh(logit / cap), in place.
 inline void cap_logits(float* logits, index_t n, float cap) {
   using namespace simd;
-  for_lanes(0, n, [&](index_t j, int k) {
+  for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA {
     store(logits + j, simd::tanh(load(logits + j, k) / broadcast(cap)) * broadcast(cap), k);
   });
 }
@@ -56,7 +58,7 @@ inline void cap_logits(float* logits, index_t n, float cap) {
 /// sum of sums[l] exp(maxima[l] - maximum) by the tree; `sums` is overwritten.
 inline float rescaled_sum(float const* maxima, float* sums, index_t leaves, float maximum) {
   using namespace simd;
-  for_lanes(0, leaves, [&](index_t l, int k) {
+  for_lanes(0, leaves, [&](index_t l, int k) TENON_INLINE_LAMBDA {
     store(sums + l, load(sums + l, k) * simd::exp(load(maxima + l, k) - broadcast(maximum)), k);
   });
   auto const add = [](float& a, float b) { a = a + b; };
@@ -70,7 +72,7 @@ inline float rescaled_sum(float const* maxima, float* sums, index_t leaves, floa
 inline void logits_to_gradient(float* row, index_t n, index_t target, float maximum, float factor, float scale,
                                float cap) {
   using namespace simd;
-  auto const gradient = [&](index_t j, int k, bool at_target) {
+  auto const gradient = [&](index_t j, int k, bool at_target) TENON_INLINE_LAMBDA {
     f32x16 const logit = load(row + j, k);
     f32x16 d = simd::exp(logit - broadcast(maximum)) * broadcast(factor);
     if (at_target) {
@@ -84,7 +86,7 @@ inline void logits_to_gradient(float* row, index_t n, index_t target, float maxi
     }
     store(row + j, d, k);
   };
-  for_lanes(0, n, [&](index_t j, int k) { gradient(j, k, target >= j && target < j + k); });
+  for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA { gradient(j, k, target >= j && target < j + k); });
 }
 
 template <class T>
@@ -230,8 +232,9 @@ class cross_entropy_driver {
     }
     ctx.pool().for_range(tokens, piece_rows(cols), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t)
-        for_lanes(0, cols,
-                  [&](index_t j, int n) { simd::store(row(a.d_hidden, t) + j, simd::load(row(sum, t) + j, n), n); });
+        for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+          simd::store(row(a.d_hidden, t) + j, simd::load(row(sum, t) + j, n), n);
+        });
     });
   }
 

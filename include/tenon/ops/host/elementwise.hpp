@@ -28,13 +28,13 @@ void column_chain(matrix_view<T const> x, index_t first, index_t last, index_t b
   index_t r = first;
   for (; r + 4 <= last; r += 4) {
     T const *const p0 = row(x, r), *const p1 = row(x, r + 1), *const p2 = row(x, r + 2), *const p3 = row(x, r + 3);
-    for_lanes(begin, end, [&](index_t j, int n) {
+    for_lanes(begin, end, [&](index_t j, int n) TENON_INLINE_LAMBDA {
       auto const sum = simd::load(sums + j, n) + simd::load(p0 + j, n) + simd::load(p1 + j, n) + simd::load(p2 + j, n);
       simd::store(sums + j, sum + simd::load(p3 + j, n), n);
     });
   }
   for (; r < last; ++r)
-    for_lanes(begin, end, [&](index_t j, int n) {
+    for_lanes(begin, end, [&](index_t j, int n) TENON_INLINE_LAMBDA {
       simd::store(sums + j, simd::load(sums + j, n) + simd::load(row(x, r) + j, n), n);
     });
 }
@@ -45,8 +45,9 @@ template <>
 struct kernel_for<add_t, device::host> {
   template <class Y, class X>
   static void run(exec::host_context& ctx, add_args<Y, X> const& a) {
-    detail::for_flat_lanes(
-        ctx, a.n, [&](index_t j, int n) { simd::store(a.y + j, simd::load(a.y + j, n) + simd::load(a.x + j, n), n); });
+    detail::for_flat_lanes(ctx, a.n, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+      simd::store(a.y + j, simd::load(a.y + j, n) + simd::load(a.x + j, n), n);
+    });
   }
 };
 
@@ -55,8 +56,9 @@ struct kernel_for<scale_t, device::host> {
   template <class T>
   static void run(exec::host_context& ctx, scale_args<T> const& a) {
     auto const factor = simd::broadcast(a.factor);
-    detail::for_flat_lanes(ctx, a.n,
-                           [&](index_t j, int n) { simd::store(a.x + j, simd::load(a.x + j, n) * factor, n); });
+    detail::for_flat_lanes(ctx, a.n, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+      simd::store(a.x + j, simd::load(a.x + j, n) * factor, n);
+    });
   }
 };
 
@@ -70,7 +72,8 @@ struct kernel_for<convert_t, device::host> {
         std::memcpy(a.out + begin, a.in + begin, std::size_t(end - begin) * sizeof(To));
       });
     } else if constexpr (detail::VectorElement<To> && detail::VectorElement<From>) {
-      detail::for_flat_lanes(ctx, a.n, [&](index_t j, int n) { simd::store(a.out + j, simd::load(a.in + j, n), n); });
+      detail::for_flat_lanes(
+          ctx, a.n, [&](index_t j, int n) TENON_INLINE_LAMBDA { simd::store(a.out + j, simd::load(a.in + j, n), n); });
     } else {
       ctx.pool().for_range(a.n, detail::piece_elements, [&](index_t begin, index_t end) {
         for (index_t i = begin; i < end; ++i) a.out[i] = To(float(a.in[i]));

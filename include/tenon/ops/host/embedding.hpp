@@ -76,8 +76,9 @@ struct sparse_tree {
     --depth;
     float* const left = nodes + width * (depth - 1);
     float const* const right = nodes + width * depth;
-    for_lanes(0, width,
-              [&](index_t j, int n) { simd::store(left + j, simd::load(left + j, n) + simd::load(right + j, n), n); });
+    for_lanes(0, width, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+      simd::store(left + j, simd::load(left + j, n) + simd::load(right + j, n), n);
+    });
   }
 };
 
@@ -92,7 +93,7 @@ float const* sum_group(embedding_backward_args<T> const& a, row_groups const& gr
     float* const node = sums.push(l);
     auto const add = [&](bool first) {
       T const* const d = row(a.d_out, groups.token(i)) + begin;
-      for_lanes(0, sums.width, [&](index_t j, int n) {
+      for_lanes(0, sums.width, [&](index_t j, int n) TENON_INLINE_LAMBDA {
         simd::store(node + j, (first ? simd::zeros() : simd::load(node + j, n)) + simd::load(d + j, n), n);
       });
       ++i;
@@ -133,7 +134,7 @@ struct kernel_for<embedding_forward_t, device::host> {
         T const* const from = detail::row(a.table, a.tokens[std::size_t(r)]);
         T const* const at = positioned ? detail::row(a.position_table, a.positions[std::size_t(r)]) : nullptr;
         T* const out = detail::row(a.out, r);
-        detail::for_lanes(0, cols, [&](index_t j, int n) {
+        detail::for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
           auto const v = simd::load(from + j, n);
           simd::store(out + j, at ? simd::fma(v, scale, simd::load(at + j, n)) : v * scale, n);
         });
@@ -175,7 +176,7 @@ struct kernel_for<embedding_backward_t, device::host> {
         for (index_t g = first; g < std::min(groups.count, first + grain); ++g) {
           float const* const sum = detail::sum_group(a, groups, g, leaf, begin, sums);
           float* const out = detail::row(a.d_table, groups.row(g)) + begin;
-          detail::for_lanes(0, sums.width, [&](index_t j, int n) {
+          detail::for_lanes(0, sums.width, [&](index_t j, int n) TENON_INLINE_LAMBDA {
             auto const v = simd::load(sum + j, n);
             simd::store(out + j, a.accumulate ? simd::load(out + j, n) + v : v, n);
           });

@@ -47,31 +47,34 @@ void norm_forward_rows(norm_forward_task<T> const& a, index_t first) {
   T* out[Rows];
   f32x16 sum[Rows];
   float mean[Rows], rstd[Rows];
-  for_each_constant<Rows>([&](int r) {
+  for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
     x[r] = row(a.x, first + r), out[r] = row(a.out, first + r);
     sum[r] = zeros(), mean[r] = 0.0f;
   });
   if constexpr (Centered) {
-    for_lanes(0, cols,
-              [&](index_t j, int n) { for_each_constant<Rows>([&](int r) { sum[r] = sum[r] + load(x[r] + j, n); }); });
-    for_each_constant<Rows>([&](int r) { mean[r] = reduce_add(sum[r]) / float(cols), sum[r] = zeros(); });
+    for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+      for_each_constant<Rows>([&](int r) { sum[r] = sum[r] + load(x[r] + j, n); });
+    });
+    for_each_constant<Rows>([&](int r)
+                                TENON_INLINE_LAMBDA { mean[r] = reduce_add(sum[r]) / float(cols), sum[r] = zeros(); });
   }
-  for_lanes(0, cols, [&](index_t j, int n) {
-    for_each_constant<Rows>([&](int r) {
+  for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+    for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
       // Lanes past the end are filled with the mean, so that they add +0.
       f32x16 const d = Centered ? load(x[r] + j, n, mean[r]) - broadcast(mean[r]) : load(x[r] + j, n);
       sum[r] = fma(d, d, sum[r]);
     });
   });
-  for_each_constant<Rows>([&](int r) { rstd[r] = 1.0f / std::sqrt(reduce_add(sum[r]) / float(cols) + a.epsilon); });
-  for_lanes(0, cols, [&](index_t j, int n) {
+  for_each_constant<Rows>(
+      [&](int r) TENON_INLINE_LAMBDA { rstd[r] = 1.0f / std::sqrt(reduce_add(sum[r]) / float(cols) + a.epsilon); });
+  for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
     f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n), b = a.bias ? load(a.bias + j, n) : zeros();
-    for_each_constant<Rows>([&](int r) {
+    for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
       f32x16 const v = load(x[r] + j, n), d = Centered ? v - broadcast(mean[r]) : v, normal = d * broadcast(rstd[r]);
       store(out[r] + j, Centered ? fma(normal, w, b) : normal * w, n);
     });
   });
-  for_each_constant<Rows>([&](int r) {
+  for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
     if (a.mean) a.mean[first + r] = mean[r];
     if (a.rstd) a.rstd[first + r] = rstd[r];
   });
@@ -95,36 +98,37 @@ void norm_backward_rows(norm_backward_task<T> const& a, index_t first, index_t b
   T const *x[Rows], *d_out[Rows], *add[Rows];
   T* d_x[Rows];
   f32x16 mean[Rows], rstd[Rows], mean_g[Rows], mean_gx[Rows];
-  for_each_constant<Rows>([&](int r) {
+  for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
     x[r] = row(a.x, first + r), d_out[r] = row(a.d_out, first + r);
     mean[r] = broadcast(Centered ? a.mean[first + r] : 0.0f), rstd[r] = broadcast(a.rstd[first + r]);
     mean_g[r] = zeros(), mean_gx[r] = zeros();
   });
-  auto const normal = [&](int r, index_t j, int n) {
+  auto const normal = [&](int r, index_t j, int n) TENON_INLINE_LAMBDA {
     f32x16 const v = load(x[r] + j, n);
     return (Centered ? v - mean[r] : v) * rstd[r];
   };
   if constexpr (Input) {
-    for_each_constant<Rows>(
-        [&](int r) { d_x[r] = row(a.d_x, first + r), add[r] = a.add_to.empty() ? nullptr : row(a.add_to, first + r); });
-    for_lanes(0, cols, [&](index_t j, int n) {
+    for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
+      d_x[r] = row(a.d_x, first + r), add[r] = a.add_to.empty() ? nullptr : row(a.add_to, first + r);
+    });
+    for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
       f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n);
-      for_each_constant<Rows>([&](int r) {
+      for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
         f32x16 const d = load(d_out[r] + j, n);  // lanes past the end are +0 and stay out of both sums
         if constexpr (Centered) mean_g[r] = fma(d, w, mean_g[r]);
         mean_gx[r] = fma(d * w, normal(r, j, n), mean_gx[r]);
       });
     });
-    for_each_constant<Rows>([&](int r) {
+    for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
       mean_g[r] = broadcast(reduce_add(mean_g[r]) / float(cols));
       mean_gx[r] = broadcast(reduce_add(mean_gx[r]) / float(cols));
     });
   }
-  for_lanes(begin, end, [&](index_t j, int n) {
+  for_lanes(begin, end, [&](index_t j, int n) TENON_INLINE_LAMBDA {
     f32x16 const w = norm_weight(a.weight, a.weight_offset, j, n);
     f32x16 sum_w = zeros(), sum_b = zeros();
     if constexpr (Weight) sum_w = load(d_weight + j, n), sum_b = load(d_bias + j, n);
-    for_each_constant<Rows>([&](int r) {
+    for_each_constant<Rows>([&](int r) TENON_INLINE_LAMBDA {
       f32x16 const d = load(d_out[r] + j, n), v = normal(r, j, n);
       if constexpr (Weight) sum_w = fma(d, v, sum_w), sum_b = sum_b + d;
       if constexpr (Input) {

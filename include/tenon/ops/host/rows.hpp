@@ -43,7 +43,7 @@ TENON_ALWAYS_INLINE void for_lanes(index_t begin, index_t end, Function&& functi
 /// Calls function(r) for r = 0 .. Count-1, written out, so that arrays indexed by r stay in registers.
 template <int Count, class Function>
 TENON_ALWAYS_INLINE void for_each_constant(Function&& function) {
-  [&]<int... r>(std::integer_sequence<int, r...>) { (function(r), ...); }
+  [&]<int... r>(std::integer_sequence<int, r...>) TENON_INLINE_LAMBDA { (function(r), ...); }
   (std::make_integer_sequence<int, Count>{});
 }
 
@@ -57,11 +57,11 @@ inline void combine_leaves(exec::host_context& ctx, float* leaves, index_t count
       for (index_t i = 0; i + apart < count; i += 2 * apart) {
         float* const left = leaves + i * n;
         float const* const right = leaves + (i + apart) * n;
-        for_lanes(begin, end, [&](index_t j, int k) {
+        for_lanes(begin, end, [&](index_t j, int k) TENON_INLINE_LAMBDA {
           simd::store(left + j, simd::load(left + j, k) + simd::load(right + j, k), k);
         });
       }
-    for_lanes(begin, end, [&](index_t j, int k) {
+    for_lanes(begin, end, [&](index_t j, int k) TENON_INLINE_LAMBDA {
       auto const sum = simd::load(leaves + j, k);
       simd::store(out + j, accumulate ? simd::load(out + j, k) + sum : sum, k);
     });

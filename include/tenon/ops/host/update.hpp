@@ -42,7 +42,7 @@ struct kernel_for<adamw_update_t, device::host> {
     f32x16 const rate = broadcast(float(-double(a.learning_rate) / correction1));
     f32x16 const root = broadcast(float(1.0 / std::sqrt(correction2))), epsilon = broadcast(a.epsilon);
     f32x16 const decay = detail::decay_factor(a.learning_rate, a.weight_decay), scale = broadcast(a.gradient_scale);
-    detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) {
+    detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) TENON_INLINE_LAMBDA {
       f32x16 const g = load(a.gradient + j, n) * scale;
       f32x16 const m = fma(load(a.m + j, n), beta1, g * rest1), v = fma(load(a.v + j, n), beta2, (g * g) * rest2);
       store(a.m + j, m, n);
@@ -63,7 +63,7 @@ struct kernel_for<lion_update_t, device::host> {
     f32x16 const up = broadcast(a.learning_rate), down = broadcast(-a.learning_rate),
                  scale = broadcast(a.gradient_scale);
     f32x16 const decay = detail::decay_factor(a.learning_rate, a.weight_decay), nothing = broadcast(0.0f);
-    detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) {
+    detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) TENON_INLINE_LAMBDA {
       f32x16 const g = load(a.gradient + j, n) * scale, m = load(a.m + j, n);
       f32x16 const direction = fma(m, beta1, g * rest1);
       // Zero and NaN are neither: they are the step themselves.
@@ -82,7 +82,7 @@ struct kernel_for<sgd_update_t, device::host> {
     detail::require(a.m || a.momentum == 0.0f, "tenon::sgd_update: momentum without m. Fix: a buffer of n floats.");
     f32x16 const momentum = broadcast(a.momentum), rate = broadcast(-a.learning_rate);
     f32x16 const decay = detail::decay_factor(a.learning_rate, a.weight_decay), scale = broadcast(a.gradient_scale);
-    detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) {
+    detail::for_flat_lanes(ctx, a.n, [=](index_t j, int n) TENON_INLINE_LAMBDA {
       f32x16 const g = load(a.gradient + j, n) * scale;
       f32x16 step = g;
       if (a.m) {
@@ -105,7 +105,7 @@ struct kernel_for<muon_update_t, device::host> {
     float* x = ctx.scratch().allocate<float>(n);
     float* other = ctx.scratch().allocate<float>(n);
     f32x16 const momentum = broadcast(a.momentum), scale = broadcast(a.gradient_scale);
-    detail::for_flat_lanes(ctx, n, [=](index_t j, int k) {
+    detail::for_flat_lanes(ctx, n, [=](index_t j, int k) TENON_INLINE_LAMBDA {
       f32x16 const g = load(a.gradient + j, k) * scale, m = fma(load(a.m + j, k), momentum, g);
       store(a.m + j, m, k);
       store(x + j, a.nesterov ? fma(m, momentum, g) : m, k);
@@ -118,7 +118,7 @@ struct kernel_for<muon_update_t, device::host> {
     double const stretch = a.rows > a.cols ? std::sqrt(double(a.rows) / double(a.cols)) : 1.0;
     f32x16 const rate = broadcast(float(-double(a.learning_rate) * stretch));
     f32x16 const decay = detail::decay_factor(a.learning_rate, a.weight_decay);
-    detail::for_flat_lanes(ctx, n, [=](index_t j, int k) {
+    detail::for_flat_lanes(ctx, n, [=](index_t j, int k) TENON_INLINE_LAMBDA {
       detail::store_parameter(a.parameter, a.storage, fma(load(x + j, k), rate, load(a.parameter + j, k) * decay), j,
                               k);
     });
@@ -144,7 +144,7 @@ struct kernel_for<muon_update_t, device::host> {
         for (index_t r = begin; r < end; ++r) {
           float* const p = detail::row(polynomial, r);
           float const* const q = detail::row(gram, r);
-          detail::for_lanes(0, side, [&](index_t j, int n) {
+          detail::for_lanes(0, side, [&](index_t j, int n) TENON_INLINE_LAMBDA {
             store(p + j, fma(load(p + j, n), broadcast(2.0315f), load(q + j, n) * broadcast(-4.7750f)), n);
           });
           p[r] = p[r] + 3.4445f;
