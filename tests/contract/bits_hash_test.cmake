@@ -20,7 +20,7 @@ if(NOT other)
   set(other ${CXX})
 endif()
 
-# compiler|flags; the first is what the others are held against.
+# compiler|flags, and |emulator where one is needed; the first is what the others are held against.
 set(builds
   "${CXX}|-O2 -march=native -ffp-contract=off"
   "${CXX}|-O1 -DTENON_SCALAR -ffp-contract=fast"
@@ -32,20 +32,27 @@ if(machine MATCHES "^(x86_64|AMD64)$")
     "${other}|-O2 -mavx2 -mfma -mf16c -ffp-contract=off"
     "${other}|-O3 -DTENON_SCALAR -mfma -ffp-contract=fast")
 endif()
+# NEON under an emulator, where both are installed (Debian: g++-aarch64-linux-gnu, qemu-user).
+find_program(neon aarch64-linux-gnu-g++ NO_CACHE)
+find_program(emulator NAMES qemu-aarch64 qemu-aarch64-static NO_CACHE)
+if(neon AND emulator)
+  list(APPEND builds "${neon}|-O2 -static -ffp-contract=fast|${emulator}")
+else()
+  message(STATUS "NEON is left out: aarch64-linux-gnu-g++ or qemu-aarch64 was not found")
+endif()
 
 set(failed FALSE)
 set(wanted "")
 foreach(build IN LISTS builds)
   string(REPLACE "|" ";" parts "${build}")
-  list(GET parts 0 compiler)
-  list(GET parts 1 words)
+  list(POP_FRONT parts compiler words)  # what is left is the emulator
   separate_arguments(flags UNIX_COMMAND "${words}")
   execute_process(COMMAND ${compiler} -std=c++20 -pthread ${flags} -I${TENON_SOURCE_DIR}/include
     ${CMAKE_CURRENT_LIST_DIR}/bits_hash.cpp -o ${work}/bits_hash RESULT_VARIABLE result ERROR_VARIABLE messages)
   if(NOT result EQUAL 0)
     message(FATAL_ERROR "${compiler} ${words}: does not build\n${messages}")
   endif()
-  execute_process(COMMAND ${work}/bits_hash RESULT_VARIABLE result OUTPUT_VARIABLE lines)
+  execute_process(COMMAND ${parts} ${work}/bits_hash RESULT_VARIABLE result OUTPUT_VARIABLE lines)
   if(NOT result EQUAL 0)
     message(FATAL_ERROR "${compiler} ${words}: the program ends with ${result}")
   endif()
