@@ -48,6 +48,23 @@ struct gemm_plan {
     units_m = units_n >= 2 * threads || threads == 1 ? 1 : ceil_div(index_t(2 * threads), units_n);
     units_m = std::min(units_m, ceil_div(block_m, tile_rows));
   }
+  /// Rows of c that one row panel holds: `count` of `kernel_rows` are real.
+  struct panel_rows {
+    index_t first;
+    int count, kernel_rows;
+  };
+  /// Panel `panel` of the rows [first, end). What is left after whole panels is shared by the last two, if it is little:
+  /// a panel of one step of rows would wait for memory.
+  static panel_rows panel_at(index_t first, index_t end, index_t panel) {
+    constexpr index_t whole = gemm_tile::rows, step = gemm_tile::row_step;
+    index_t const panels = ceil_div(end - first, whole), rest = end - first - (panels - 1) * whole;
+    index_t at = first + panel * whole, rows = std::min(whole, end - at);
+    if (rest <= step && panel >= panels - 2 && panels > 1) {
+      rows = panel == panels - 2 ? 2 * step : step + rest;
+      at = panel == panels - 2 ? at : end - rows;
+    }
+    return {at, int(rows), int(round_up(rows, step))};
+  }
   bool whole_k() const { return super_blocks >= order.blocks; }
   index_t a_panel_values() const { return gemm_tile::rows * order.block + gemm_pack_slack; }
   index_t b_slice_values() const { return block_n * order.block + gemm_pack_slack; }
@@ -126,18 +143,20 @@ class gemm_driver {
     });
   }
 
-  /// Row panels [begin, end) of a block of k; a last panel of fewer rows is a strip of its own width.
+  /// Row panels [begin, end) of a block of k; the last two may be strips of a width of their own.
   void pack_rows(index_t row, index_t begin, index_t end, index_t block, float* to) const {
-    index_t const at = row + begin * gemm_tile::rows, whole = (plan.m - at) / gemm_tile::rows;
-    int const full = int(std::min(end - begin, whole));
-    gemm_strips strips{to, plan.a_panel_values(), full, gemm_tile::rows, at, plan.order.begin(block), plan.order.end(block)};
-    pack_strips(strips, a);
-    if (full == end - begin) return;
-    strips.to += full * strips.strip_values;
-    strips.first += full * gemm_tile::rows;
-    strips.strips = 1;
-    strips.width = panel_rows(strips.first);
-    pack_strips(strips, a);
+    gemm_strips strips{to, plan.a_panel_values(), 0, gemm_tile::rows, row + begin * gemm_tile::rows, plan.order.begin(block),
+                       plan.order.end(block)};
+    for (index_t panel = begin; panel < end; ++panel) strips.strips += rows_of_panel(row, panel).count == gemm_tile::rows;
+    if (strips.strips) pack_strips(strips, a);
+    for (index_t panel = begin + strips.strips; panel < end; ++panel) {
+      auto const rows = rows_of_panel(row, panel);
+      pack_strips(gemm_strips{to + (panel - begin) * strips.strip_values, strips.strip_values, 1, rows.kernel_rows, rows.first,
+                              strips.k0, strips.k1}, a);
+    }
+  }
+  gemm_plan::panel_rows rows_of_panel(index_t row, index_t panel) const {
+    return gemm_plan::panel_at(row, std::min(row + plan.block_m, plan.m), panel);
   }
 
   /// One block of k of a unit's columns.
@@ -155,7 +174,7 @@ class gemm_driver {
     float* const tiles = workspace + round_up(slices * plan.b_slice_values(), lanes);
     float* const kept = tiles + (gemm_inner_levels + 1) * gemm_tile::size;
     int const width = int(std::min(plan.block_n, plan.n - u.col));
-    int const steps = u.panel_end - u.panel_begin < 4 ? 4 : 1;
+    int const steps = u.panel_end - u.panel_begin < 4 ? 8 : 2;
     for (index_t p0 = u.panel_begin; p0 < u.panel_end; p0 += chunk)
       for (index_t block = u.block_begin; block < u.block_end; ++block) {
         gemm_prefetch ahead;
@@ -186,8 +205,8 @@ class gemm_driver {
   /// One row panel against all column panels of a slice.
   void run_panel(unit const& u, index_t panel, slice const& s, float* tiles, float* local_state) const {
     gemm_order const& order = plan.order;
-    index_t const row = u.row + panel * gemm_tile::rows, i = (s.block - u.block_begin) * u.panels + panel;
-    int const kernel_rows = panel_rows(row), rows = int(std::min<index_t>(kernel_rows, plan.m - row));
+    index_t const i = (s.block - u.block_begin) * u.panels + panel;
+    auto const [row, rows, kernel_rows] = rows_of_panel(u.row, panel);
     float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
     gemm_tile_job job{packed_a + i * plan.a_panel_values(), order.begin(s.block), order.end(s.block), tiles, local_state,
                       scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
@@ -195,7 +214,7 @@ class gemm_driver {
     if (!plan.whole_k()) job.outer = state + (panel * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
     gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < u.panel_end);
     for (int j = 0; j < s.width; j += gemm_tile::cols, job.outer += tile_state) {
-      if (j + gemm_tile::cols >= s.width) job.next = &next_panel, job.steps = 2;
+      if (j + gemm_tile::cols >= s.width) job.next = &next_panel, job.steps = 4;
       int const cols = std::min(gemm_tile::cols, s.width - j);
       C* const to = &epilogue.c(row, s.col + j);
       bool const in_place = plain && rows == kernel_rows && cols % lanes == 0;
@@ -223,10 +242,6 @@ class gemm_driver {
   }
 
   static constexpr index_t pack_group = 8;  ///< row panels packed by one thread at a time
-
-  int panel_rows(index_t row) const {
-    return int(std::min<index_t>(gemm_tile::rows, round_up(plan.m - row, gemm_tile::row_step)));
-  }
 
   exec::thread_pool& pool;
   arena& memory;

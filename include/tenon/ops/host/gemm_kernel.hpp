@@ -75,7 +75,7 @@ struct gemm_tile_job {
   char const* c;         ///< what will be written after the last block: fetched ahead
   index_t c_stride;      ///< between its rows, in bytes
   gemm_prefetch* next;   ///< taken further during the call
-  int steps;             ///< of `next`, for every few values of k
+  int steps;             ///< of `next`, for every eight values of k
 };
 
 /// Adds the products of one block to a tile. R rows (at most gemm_tile::rows), V vectors of sixteen columns.
@@ -105,16 +105,20 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
       });
       ++k, a += R, b.advance();
     };
-    while (k + 4 <= end) {
+    while (k < end) {
       if (c_rows > 0) {
         unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { __builtin_prefetch(c + v * cache_line_bytes, 1, 3); });
         c += job.c_stride;
         --c_rows;
       }
       for (int step = 0; step < job.steps && job.next->remaining > 0; ++step) job.next->step();
-      unrolled<4>([&](auto) TENON_INLINE_LAMBDA { multiply(); });
+      index_t const stop = std::min(k + 8, end);
+      while (k + 1 < stop) {  // unrolled further, g++ 12 spills accumulators
+        multiply();
+        multiply();
+      }
+      if (k < stop) multiply();
     }
-    while (k < end) multiply();
     auto const node = [&](int level) TENON_INLINE_LAMBDA {
       return level < order.inner_levels ? job.inner + level * gemm_tile::size
                                         : job.outer + (level - order.inner_levels + order.first_node_slot()) * gemm_tile::size;
