@@ -150,14 +150,15 @@ TEST_CASE("tree: a micro-batch of a power of two samples is a node, so accumulat
   }
 }
 
-TEST_CASE("reduction_order: leaves are whole lanes, cover the extent and depend on it alone") {
+TEST_CASE("reduction_order: leaves cover the extent and depend on it alone; sequences are nodes of a tree") {
   for (index_t extent = 1; extent < 5000; extent += extent < 400 ? 1 : 37) {
     index_t const f = reduction_order::feature_leaf(extent), t = reduction_order::token_leaf(extent);
     CHECK(f % lanes == 0);
-    CHECK(t % lanes == 0);
+    CHECK(extent % t == 0);
+    CHECK(std::has_single_bit(std::uint64_t(extent / t)));
     CHECK(f >= lanes);
     CHECK(ceil_div(extent, f) <= reduction_order::feature_leaves);
-    CHECK(ceil_div(extent, t) <= reduction_order::sequence_leaves);
+    CHECK(extent / t <= reduction_order::sequence_leaves);
   }
   CHECK(reduction_order::feature_leaf(768) == 32);
   CHECK(reduction_order::token_leaf(1024) == 128);

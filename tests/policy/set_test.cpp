@@ -21,7 +21,13 @@ TEST_CASE("a set takes policies in any order and has a default on every axis") {
 
 TEST_CASE("leaves of the bitwise order are functions of the extent; the fast order has none") {
   CHECK(arithmetic::bitwise::feature_leaf(3072) == 128);
-  CHECK(arithmetic::bitwise::token_leaf(256) == 32);
-  CHECK(arithmetic::bitwise::token_leaf(7) == 16);
+  CHECK(arithmetic::bitwise::token_leaf(4096) == 512);
+  CHECK(arithmetic::bitwise::token_leaf(256) == 64);
+  CHECK(arithmetic::bitwise::token_leaf(100) == 100);  // does not divide: one leaf
+  for (index_t t = 1; t < 3000; ++t) {
+    index_t const leaf = arithmetic::bitwise::token_leaf(t), count = t / leaf;
+    CHECK(t % leaf == 0);
+    CHECK((count & (count - 1)) == 0);
+  }
   CHECK(arithmetic::fast::feature_leaf(3072) == 0);
 }

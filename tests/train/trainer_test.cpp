@@ -89,6 +89,22 @@ TEST_CASE_TEMPLATE("the same bits for every number of threads, micro-batches and
   CHECK_FALSE(same_bits(expected, other_seed));
 }
 
+TEST_CASE("a sequence length that no leaf divides keeps the promise") {
+  auto run_with = [](int threads, index_t accumulate) {
+    auto o = options(threads, accumulate);
+    o.sequence_length = 37;
+    trainer<gpt> t{o};
+    auto const batch = make_text(4, 37, 1);
+    t.step(batch.tokens, batch.targets);
+    t.step(batch.tokens, batch.targets);
+    auto const p = t.state().parameters;
+    return std::vector<float>(p.begin(), p.end());
+  };
+  auto const expected = run_with(1, 1);
+  CHECK(same_bits(expected, run_with(2, 2)));
+  CHECK(same_bits(expected, run_with(3, 4)));
+}
+
 TEST_CASE("mixed precision has the same bits for every number of threads and memory policy") {
   auto const expected = run<gpt, precision::bf16_mixed>(1, 1);
   CHECK(same_bits(expected, run<gpt, precision::bf16_mixed>(2, 1)));

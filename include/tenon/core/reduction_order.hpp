@@ -25,17 +25,24 @@ inline constexpr int lanes = 16;
 constexpr index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 constexpr index_t round_up(index_t a, index_t multiple) { return ceil_div(a, multiple) * multiple; }
 
-/// Leaf lengths. All are multiples of 16, at least 16, and a function of the extent alone.
+/// Leaf lengths: functions of the extent alone.
 struct reduction_order {
   /// Leaves of a dimension that tensor parallelism may cut (the k of a row-parallel layer): 24 divides evenly over
   /// 1, 2, 3, 4, 6 and 8 ranks.
   static constexpr index_t feature_leaves = 24;
-  /// Leaves of one sequence: context parallelism may cut it into 1, 2, 4 or 8.
+  /// Most leaves of one sequence: context parallelism may cut it into 1, 2, 4 or 8.
   static constexpr index_t sequence_leaves = 8;
+  /// Fewest tokens of a leaf: below it the additions between leaves would be felt in a matrix product.
+  static constexpr index_t least_token_leaf = 64;
 
   static constexpr index_t feature_leaf(index_t extent) { return round_up(ceil_div(extent, feature_leaves), lanes); }
+  /// Every sequence is a whole number of leaves, a power of two: a node of the tree over samples. Long sequences have
+  /// 8, short ones fewer, and one that does not divide is one leaf.
   static constexpr index_t token_leaf(index_t sequence_length) {
-    return round_up(ceil_div(sequence_length, sequence_leaves), lanes);
+    for (index_t count = sequence_leaves; count > 1; count /= 2)
+      if (sequence_length % (count * lanes) == 0 && sequence_length / count >= least_token_leaf)
+        return sequence_length / count;
+    return sequence_length;
   }
 };
 

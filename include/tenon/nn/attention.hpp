@@ -97,6 +97,7 @@ struct self_attention {
   }
   template <class Pass>
   ops::attention_options options(Pass const& pass) const {
+    index_t const leaf = pass.token_leaf();
     return {.query_heads = query_heads,
             .kv_heads = kv_heads,
             .head_width = head_width,
@@ -104,9 +105,7 @@ struct self_attention {
             .causal = true,
             .window = window,
             .soft_cap = soft_cap,
-            .query_leaf = Pass::arithmetic::token_leaf(pass.sequence_length)
-                              ? Pass::arithmetic::token_leaf(pass.sequence_length)
-                              : round_up(pass.sequence_length, lanes)};
+            .query_leaf = round_up(leaf ? leaf : pass.sequence_length, lanes)};
   }
   template <class Pass, class T>
   void rotate(Pass& pass, matrix_view<T> m, bool inverse) const {
