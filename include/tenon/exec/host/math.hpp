@@ -56,10 +56,10 @@ inline float reduce_angle(float x, std::int32_t& quadrant) {
   quadrant = -quadrant;
   return -r;
 }
-/// Replaces the lanes beyond 2^20. @param quadrant only the last two bits count
+/// Replaces the lanes beyond 2^18. @param quadrant only the last two bits count
 TENON_NOINLINE inline void reduce_far_angles(float const* x, float* r, std::int32_t* quadrant) {
   for (int i = 0; i < lanes; ++i)
-    if (!(x[i] <= 0x1p20f && x[i] >= -0x1p20f)) r[i] = reduce_angle(x[i], quadrant[i]);
+    if (!(x[i] <= 0x1p18f && x[i] >= -0x1p18f)) r[i] = reduce_angle(x[i], quadrant[i]);
 }
 
 }  // namespace detail
@@ -110,7 +110,7 @@ TENON_ALWAYS_INLINE f32x16 tanh(f32x16 x) {
   return with_sign_of(select(a < broadcast(0.55f), near_zero, far), x);
 }
 
-/// Error function, within 1 ulp; odd to the bit.
+/// Error function, within 1.1 ulp; odd to the bit.
 TENON_ALWAYS_INLINE f32x16 erf(f32x16 x) {
   f32x16 const a = abs(x), s = x * x;
   f32x16 const p = detail::polynomial(s, 0x1.06eba8p-3f, -0x1.812740p-2f, 0x1.ce2d64p-4f, -0x1.b8011cp-6f,
@@ -124,17 +124,17 @@ TENON_ALWAYS_INLINE f32x16 erf(f32x16 x) {
   return select(a < broadcast(0.93f), near_zero, with_sign_of(far, x));
 }
 
-/// Sine and cosine at once, each within 2 ulp, for every finite angle; NaN for NaN and infinities. Angles beyond 2^20
-/// (a position of a million at RoPE's fastest frequency is below) take a slow path.
+/// Sine and cosine at once, each within 2 ulp, for every finite angle; NaN for NaN and infinities. Angles beyond 2^18
+/// take a slow path.
 TENON_ALWAYS_INLINE void sincos(f32x16 x, f32x16& sine, f32x16& cosine) {
   f32x16 const shifted = fma(x, broadcast(0x1.45f306p-1f), broadcast(detail::integer_shift));
   f32x16 const n = shifted - broadcast(detail::integer_shift);
   // x - n pi/2 with pi/2 in three truncated parts; the first step is exact.
   f32x16 const first = fma(n, broadcast(-0x1.921fb4p+0f), x);
   f32x16 const second = fma(n, broadcast(-0x1.4442d0p-24f), first);
-  f32x16 r = fma(n, broadcast(-0x1.846988p-48f), second);
+  f32x16 r = fma(n, broadcast(-0x1.84698ap-48f), second);
   i32x16 quadrant = bits(shifted);
-  if (any(broadcast(0x1p20f) < abs(x))) [[unlikely]] {  // NaN lanes are NaN already
+  if (any(broadcast(0x1p18f) < abs(x))) [[unlikely]] {  // NaN lanes are NaN already
     float all_x[lanes], all_r[lanes], all_quadrants[lanes];
     std::int32_t q[lanes];
     store(all_x, x);

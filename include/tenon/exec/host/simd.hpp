@@ -437,12 +437,12 @@ TENON_ALWAYS_INLINE float reduce(f32x16 a, Eight combine8, Four combine4) {
   return _mm_cvtss_f32(combine4(two, _mm_movehdup_ps(two)));
 }
 TENON_ALWAYS_INLINE float reduce_sum(f32x16 a) {
-  return reduce(a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); },
-                [](__m128 x, __m128 y) { return _mm_add_ps(x, y); });
+  return reduce(
+      a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); }, [](__m128 x, __m128 y) { return _mm_add_ps(x, y); });
 }
 TENON_ALWAYS_INLINE float reduce_largest(f32x16 a) {  // maxps(y, x) is x < y ? y : x
-  return reduce(a, [](__m256 x, __m256 y) { return _mm256_max_ps(y, x); },
-                [](__m128 x, __m128 y) { return _mm_max_ps(y, x); });
+  return reduce(
+      a, [](__m256 x, __m256 y) { return _mm256_max_ps(y, x); }, [](__m128 x, __m128 y) { return _mm_max_ps(y, x); });
 }
 #else
 template <class Combine>
