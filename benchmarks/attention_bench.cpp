@@ -76,10 +76,11 @@ struct problem {
   float *q, *k, *v, *out, *log_sum_exp, *d_out, *dq, *dk, *dv;
 
   problem(settings const& s, index_t tokens)
-      : length(tokens),
-        wide(index_t(s.heads) * s.width),
-        narrow(index_t(s.kv_heads) * s.width),
-        options{s.heads, s.kv_heads, s.width, 0.125f, true, 0, 0, tenon::reduction_order::token_leaf(tokens)},
+      : length(tokens), wide(index_t(s.heads) * s.width),
+        narrow(index_t(s.kv_heads) * s.width), options{s.heads, s.kv_heads,
+                                                       s.width, 0.125f,
+                                                       true,    0,
+                                                       0,       tenon::reduction_order::token_leaf(tokens)},
         begins{0, tokens} {
     for (float** x : {&q, &out, &d_out, &dq}) *x = memory.allocate<float>(length * wide);
     for (float** x : {&k, &v, &dk, &dv}) *x = memory.allocate<float>(length * narrow);

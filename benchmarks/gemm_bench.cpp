@@ -25,9 +25,7 @@ namespace {
 using tenon::index_t;
 namespace simd = tenon::simd;
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 struct shape {
   index_t m, n, k;
@@ -52,7 +50,8 @@ F* symbol(void* library, char const* name) {
 }
 void* open_library(char const* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND); }
 
-using cblas_sgemm_function = void(int, int, int, int, int, int, float, float const*, int, float const*, int, float, float*, int);
+using cblas_sgemm_function = void(int, int, int, int, int, int, float, float const*, int, float const*, int, float,
+                                  float*, int);
 
 /// OpenBLAS and BLIS both export cblas_sgemm; each is taken from its own library.
 bool add_cblas(std::vector<peer>& peers, char const* name, char const* file, std::function<void(void*, int)> set) {
@@ -63,8 +62,8 @@ bool add_cblas(std::vector<peer>& peers, char const* name, char const* file, std
                    [=](shape const& s, float const* a, float const* b, float* c) {
                      constexpr int row_major = 101, plain = 111, transposed = 112;
                      int const m = int(s.m), n = int(s.n), k = int(s.k);
-                     sgemm(row_major, s.a_transposed ? transposed : plain, s.b_transposed ? transposed : plain, m, n, k, 1,
-                           a, s.a_transposed ? m : k, b, s.b_transposed ? k : n, 0, c, n);
+                     sgemm(row_major, s.a_transposed ? transposed : plain, s.b_transposed ? transposed : plain, m, n, k,
+                           1, a, s.a_transposed ? m : k, b, s.b_transposed ? k : n, 0, c, n);
                    }});
   return true;
 }
@@ -92,9 +91,8 @@ std::vector<peer> find_peers() {
   setenv("OMP_WAIT_POLICY", "passive", 0);  // a peer's idle threads must not take the next candidate's cores
   std::vector<peer> peers;
   auto const absent = [](char const* name) { std::printf("%s: absent\n", name); };
-  if (!add_cblas(peers, "OpenBLAS", "libopenblas.so.0", [](void* library, int threads) {
-        symbol<void(int)>(library, "openblas_set_num_threads")(threads);
-      }))
+  if (!add_cblas(peers, "OpenBLAS", "libopenblas.so.0",
+                 [](void* library, int threads) { symbol<void(int)>(library, "openblas_set_num_threads")(threads); }))
     absent("OpenBLAS");
   if (!add_onednn(peers)) absent("oneDNN");
   if (!add_cblas(peers, "BLIS", "libblis.so.4", [](void* library, int threads) {
@@ -206,9 +204,12 @@ int main(int count, char** arguments) {
   std::printf(" FMA peak | share of peak | one leaf / best peer | leaves / one leaf |\n|");
   for (std::size_t i = 0; i < 9 + peers.size(); ++i) std::printf(" --- |");
   std::printf("\n");
-  struct size { index_t m, n, k, leaf; };
+  struct size {
+    index_t m, n, k, leaf;
+  };
   for (int t : threads)
-    for (size const& z : {size{1024, 1024, 1024, 64}, {256, 3072, 768, 128}, {64, 50304, 768, 128}, {768, 768, 256, 32}})
+    for (size const& z :
+         {size{1024, 1024, 1024, 64}, {256, 3072, 768, 128}, {64, 50304, 768, 128}, {768, 768, 256, 32}})
       for (auto [ta, tb] : {std::pair{false, false}, {false, true}, {true, false}}) {
         shape const s{z.m, z.n, z.k, ta, tb, z.leaf};
         if (s.name().find(only) != std::string::npos) run_shape(s, t, rounds, peers);

@@ -17,8 +17,8 @@
 
 int main(int argc, char** argv) try {
   using namespace tenon;
-  std::map<std::string, long> flag{{"layers", 6}, {"width", 384}, {"heads", 6}, {"context", 256}, {"vocabulary", 256},
-                                   {"batch", 8}, {"steps", 8}, {"threads", 2}, {"table", 0}};
+  std::map<std::string, long> flag{{"layers", 6}, {"width", 384}, {"heads", 6},   {"context", 256}, {"vocabulary", 256},
+                                   {"batch", 8},  {"steps", 8},   {"threads", 2}, {"table", 0}};
   for (int i = 1; i < argc; ++i) {
     std::string const word = argv[i];
     auto const equals = word.find('=');
@@ -26,9 +26,12 @@ int main(int argc, char** argv) try {
     if (!flag.count(name)) return std::fprintf(stderr, "training_bench: %s is unknown\n", word.c_str()), 2;
     flag[name] = equals == std::string::npos ? 1 : std::stol(word.substr(equals + 1));
   }
-  trainer<models::gpt2<>, memory::recompute_selective> t{
-      {.layers = flag["layers"], .width = flag["width"], .heads = flag["heads"], .context = flag["context"], .vocabulary = flag["vocabulary"]},
-      {.batch = flag["batch"], .threads = int(flag["threads"])}};
+  trainer<models::gpt2<>, memory::recompute_selective> t{{.layers = flag["layers"],
+                                                          .width = flag["width"],
+                                                          .heads = flag["heads"],
+                                                          .context = flag["context"],
+                                                          .vocabulary = flag["vocabulary"]},
+                                                         {.batch = flag["batch"], .threads = int(flag["threads"])}};
   auto const n = std::size_t(flag["batch"] * flag["context"]);
   random_stream const random(1, "tokens");
   std::vector<std::int32_t> tokens(n), targets(n);
@@ -50,11 +53,14 @@ int main(int argc, char** argv) try {
   std::sort(seconds.begin(), seconds.end());
   std::sort(peaks.begin(), peaks.end());
   double const typical = seconds[seconds.size() / 2], peak = peaks[peaks.size() / 2];
-  if (flag["table"]) std::fputs(profile::table(recorder, {peak, exec::measure_read_bandwidth(t.context().pool())}).c_str(), stdout);
+  if (flag["table"])
+    std::fputs(profile::table(recorder, {peak, exec::measure_read_bandwidth(t.context().pool())}).c_str(), stdout);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  std::printf("{\"tokens_per_second\":%.1f,\"flops_utilization\":%.4f,\"peak_flops\":%.4g,\"peak_rss_bytes\":%ld,\"loss\":%.6f}\n",
-              double(n) / typical, t.step_flops() / typical / peak, peak, usage.ru_maxrss * 1024, loss);
+  std::printf(
+      "{\"tokens_per_second\":%.1f,\"flops_utilization\":%.4f,\"peak_flops\":%.4g,\"peak_rss_bytes\":%ld,\"loss\":%.6f}"
+      "\n",
+      double(n) / typical, t.step_flops() / typical / peak, peak, usage.ru_maxrss * 1024, loss);
 } catch (std::exception const& e) {
   std::fprintf(stderr, "training_bench: %s\n", e.what());
   return 1;

@@ -21,7 +21,8 @@ namespace fs = std::filesystem;
 
 /// Files as they are; of folders every text file below, in the order of their names.
 inline std::vector<std::string> text_files(std::vector<std::string> const& given) {
-  static std::vector<std::string> const kinds{".txt", ".md", ".hpp", ".cpp", ".h", ".c", ".cc", ".py", ".cmake", ".json"};
+  static std::vector<std::string> const kinds{".txt", ".md", ".hpp", ".cpp",   ".h",
+                                              ".c",   ".cc", ".py",  ".cmake", ".json"};
   std::vector<std::string> files;
   for (auto const& name : given) {
     if (!fs::is_directory(name)) {
@@ -37,7 +38,8 @@ inline std::vector<std::string> text_files(std::vector<std::string> const& given
         files.push_back(it->path().string());
     }
     std::sort(files.begin() + std::ptrdiff_t(before), files.end());
-    if (files.size() == before) throw tenon::argument_error("--text " + name + ": the folder holds no text file. Fix: name the files.");
+    if (files.size() == before)
+      throw tenon::argument_error("--text " + name + ": the folder holds no text file. Fix: name the files.");
   }
   return files;
 }
@@ -74,8 +76,8 @@ int run(typename Model::config_type config, arguments const& a) {
   double const peak = tenon::exec::measure_fma_peak(t.context().pool());
   if (!a.json)
     std::printf("%s: %.2f million parameters, %s, %d threads at %.0f GFLOP/s, %s\n%zu bytes of text in %zu files\n",
-                a.model.c_str(), double(t.parameter_count()) / 1e6, Precision::name, t.context().pool().size(), peak / 1e9,
-                tenon::simd::instruction_set, std::size_t(text.size()), files.size());
+                a.model.c_str(), double(t.parameter_count()) / 1e6, Precision::name, t.context().pool().size(),
+                peak / 1e9, tenon::simd::instruction_set, std::size_t(text.size()), files.size());
   tenon::profile::recorder recorder;
   if (!a.trace.empty() || a.table) t.context().profiler = &recorder;
   if (!a.resume) print_sample(t, a, "before training");
@@ -93,7 +95,9 @@ int run(typename Model::config_type config, arguments const& a) {
   if (!a.json) progress.finish();
   t.context().profiler = nullptr;
   if (!a.trace.empty()) tenon::profile::write_chrome_trace(a.trace, recorder);
-  if (a.table) std::fputs(tenon::profile::table(recorder, {peak, tenon::exec::measure_read_bandwidth(t.context().pool())}).c_str(), stdout);
+  if (a.table)
+    std::fputs(tenon::profile::table(recorder, {peak, tenon::exec::measure_read_bandwidth(t.context().pool())}).c_str(),
+               stdout);
   print_sample(t, a, "after training");
 
   rusage usage{};
@@ -114,11 +118,12 @@ int run(typename Model::config_type config, arguments const& a) {
     std::printf("step %td: loss %.3f, validation %.3f, %.0f tokens/s, %.0f %% of the processor's peak\n", result.steps,
                 result.loss, result.validation_loss, result.tokens_per_second, 100 * result.flops_per_second / peak);
     if (!a.out.empty())
-      std::printf("written to %s: checkpoint (step-*), metrics.jsonl, loss.svg\n\nTry next:\n"
-                  "  --resume --steps %td --out %s   train on from here\n"
-                  "  --text FILE...                   your own text\n"
-                  "  --model llama-small              another architecture; --help lists them\n",
-                  a.out.c_str(), 2 * a.steps, a.out.c_str());
+      std::printf(
+          "written to %s: checkpoint (step-*), metrics.jsonl, loss.svg\n\nTry next:\n"
+          "  --resume --steps %td --out %s   train on from here\n"
+          "  --text FILE...                   your own text\n"
+          "  --model llama-small              another architecture; --help lists them\n",
+          a.out.c_str(), 2 * a.steps, a.out.c_str());
   }
   return 0;
 }

@@ -9,8 +9,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #if defined(__linux__)
-#include <sched.h>
-#include <sys/mount.h>
+#  include <sched.h>
+#  include <sys/mount.h>
 #endif
 
 #include <io/scratch_folder.hpp>

@@ -38,16 +38,28 @@ TEST_CASE("gpt2: names and shapes") {
   CHECK(all.at("h.1.attn.c_attn.bias") == shape(1, 36));
   CHECK(all.at("h.0.mlp.c_proj.weight") == shape(12, 48));
   CHECK(all.at("ln_f.bias") == shape(1, 12));
-  auto const plain = shapes<models::gpt2<>>(
-      {.layers = 1, .width = 12, .heads = 3, .context = 7, .vocabulary = 50, .hidden = 20, .bias = false, .tied = false});
+  auto const plain = shapes<models::gpt2<>>({.layers = 1,
+                                             .width = 12,
+                                             .heads = 3,
+                                             .context = 7,
+                                             .vocabulary = 50,
+                                             .hidden = 20,
+                                             .bias = false,
+                                             .tied = false});
   CHECK(plain.size() == 2 + 6 + 1 + 1);
   CHECK(plain.at("lm_head.weight") == shape(50, 12));
   CHECK(plain.at("h.0.mlp.c_fc.weight") == shape(20, 12));
 }
 
 TEST_CASE("llama: names and shapes, grouped queries") {
-  auto const all = shapes<models::llama<>>(
-      {.layers = 2, .width = 24, .heads = 6, .kv_heads = 2, .hidden = 40, .context = 7, .vocabulary = 50, .qkv_bias = true});
+  auto const all = shapes<models::llama<>>({.layers = 2,
+                                            .width = 24,
+                                            .heads = 6,
+                                            .kv_heads = 2,
+                                            .hidden = 40,
+                                            .context = 7,
+                                            .vocabulary = 50,
+                                            .qkv_bias = true});
   CHECK(all.size() == 1 + 2 * 12 + 2);
   CHECK(all.at("model.layers.1.self_attn.q_proj.weight") == shape(24, 24));
   CHECK(all.at("model.layers.1.self_attn.k_proj.weight") == shape(8, 24));
@@ -60,8 +72,10 @@ TEST_CASE("llama: names and shapes, grouped queries") {
 
 TEST_CASE("the shapes of published models are accepted, others are refused with a sentence") {
   CHECK(models::gpt2_124m::problem(models::gpt2_124m::config) == nullptr);
-  CHECK(models::llama<>::problem({.layers = 80, .width = 8192, .heads = 64, .kv_heads = 8, .hidden = 28672, .context = 8192}) == nullptr);
-  CHECK(std::string(models::gpt2<>::problem({.layers = 1, .width = 10, .heads = 3, .context = 1})).find("Fix:") != std::string::npos);
+  CHECK(models::llama<>::problem(
+            {.layers = 80, .width = 8192, .heads = 64, .kv_heads = 8, .hidden = 28672, .context = 8192}) == nullptr);
+  CHECK(std::string(models::gpt2<>::problem({.layers = 1, .width = 10, .heads = 3, .context = 1})).find("Fix:") !=
+        std::string::npos);
   CHECK(models::gpt2<>::problem({}) != nullptr);
   CHECK(models::llama<>::problem({.layers = 1, .width = 24, .heads = 6, .kv_heads = 4, .context = 1}) != nullptr);
   CHECK(models::llama<>::problem({.layers = 1, .width = 9, .heads = 3, .context = 1}) != nullptr);  // odd head width

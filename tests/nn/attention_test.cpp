@@ -15,7 +15,9 @@ TEST_CASE("self_attention: gradients with grouped queries, rotary positions, a w
     nn::self_attention::saved<float> saved;
     directional::check(
         h, block, 24, 24,
-        [&](auto& pass, auto const& p, auto x, auto y) { block.forward(pass, p, x, matrix_view<float const>{}, y, saved); },
+        [&](auto& pass, auto const& p, auto x, auto y) {
+          block.forward(pass, p, x, matrix_view<float const>{}, y, saved);
+        },
         [&](auto& pass, auto const& p, auto const& g, auto x, auto dy, auto dx) {
           block.backward(pass, p, g, saved, x, dy, dx);
         });

@@ -20,7 +20,9 @@ branch make_branch(float dropout, char const* stream) {
   return {"norm", "mlp", {12}, mlp, dropout, stream};
 }
 nn::repeat<layer> make_layers(float dropout) {
-  return {"layers", {{make_branch(dropout, "a"), make_branch(dropout, "b")}, {make_branch(dropout, "c"), make_branch(dropout, "d")}}};
+  return {
+      "layers",
+      {{make_branch(dropout, "a"), make_branch(dropout, "b")}, {make_branch(dropout, "c"), make_branch(dropout, "d")}}};
 }
 template <class Memory>
 void check(float dropout) {
@@ -40,8 +42,8 @@ void check(float dropout) {
 }
 }  // namespace
 
-TEST_CASE_TEMPLATE("residual, sequential and repeat: gradients under every memory policy, with and without dropout", Memory,
-                   memory::keep, memory::recompute_selective, memory::recompute_full) {
+TEST_CASE_TEMPLATE("residual, sequential and repeat: gradients under every memory policy, with and without dropout",
+                   Memory, memory::keep, memory::recompute_selective, memory::recompute_full) {
   check<Memory>(0);
   check<Memory>(0.3f);
 }

@@ -8,7 +8,10 @@ using namespace tenon;
 TEST_CASE("linear: gradients, with the output in one sum or in several") {
   directional::harness<> h(2, 9);
   for (bool several : {false, true}) {
-    nn::linear const block{13, {{"a", 5}, {"b", 12}}, true, 16,
+    nn::linear const block{13,
+                           {{"a", 5}, {"b", 12}},
+                           true,
+                           16,
                            several ? std::vector<nn::row_sum>{{5, 0}, {12, 16}} : std::vector<nn::row_sum>{}};
     CHECK(block.out() == 17);
     directional::check(

@@ -102,9 +102,10 @@ TEST_CASE("d_x may alias d_out, and rows may have gaps") {
   auto const x = ref::random_values(5 * 40, 1), d_out = ref::random_values(5 * 40, 2);
   auto const wide = matrix(x.data(), 5, 21, 40), d_wide = matrix(d_out.data(), 5, 21, 40);
   auto dense = ref::poison(5 * 21), aliased = d_out;
-  ops::activation_backward(
-      ctx, ops::activation_backward_args<float>{
-               .x = wide, .d_out = d_wide, .d_x = matrix(dense.data(), 5, 21), .kind = activation_kind::silu});
+  ops::activation_backward(ctx, ops::activation_backward_args<float>{.x = wide,
+                                                                     .d_out = d_wide,
+                                                                     .d_x = matrix(dense.data(), 5, 21),
+                                                                     .kind = activation_kind::silu});
   auto const view = matrix(aliased.data(), 5, 21, 40);
   ops::activation_backward(
       ctx, ops::activation_backward_args<float>{.x = wide, .d_out = view, .d_x = view, .kind = activation_kind::silu});

@@ -10,7 +10,8 @@
 using namespace tenon;
 
 namespace {
-std::vector<float> run(int threads, index_t samples, index_t length, index_t cols, std::uint64_t first, float rate, std::uint64_t step = 1) {
+std::vector<float> run(int threads, index_t samples, index_t length, index_t cols, std::uint64_t first, float rate,
+                       std::uint64_t step = 1) {
   exec::host_context ctx(threads);
   std::vector<float> x(std::size_t(samples * length * cols), 2.0f), y(x.size(), NAN);
   ops::dropout(ctx, ops::dropout_args<float>{.x = matrix<float const>(x.data(), samples * length, cols),

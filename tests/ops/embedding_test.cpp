@@ -36,8 +36,9 @@ TEST_CASE_TEMPLATE("embedding looks rows up and adds positions", T, float, bf16,
     std::vector<index_t> positions;
     for (index_t i = 0; i < t; ++i) positions.push_back(i + 3);
     auto out = ref::poison<T>(t * c);
-    ops::embedding_forward_args<T> a{
-        .tokens = tokens, .table = matrix(table.data(), v, c), .out = matrix(out.data(), t, c)};
+    ops::embedding_forward_args<T> a{.tokens = tokens,
+                                     .table = matrix(table.data(), v, c),
+                                     .out = matrix(out.data(), t, c)};
     ops::embedding_forward(ctx, a);
     bool same = true;
     auto const element = [&](std::vector<T> const& m, index_t r, index_t j) {

@@ -31,8 +31,7 @@ struct owned {
   owned(index_t rows, index_t cols, stored order, char const* name) : owned(rows, cols, order) {
     random_stream const random(7, name);
     for (index_t i = 0; i < rows; ++i)
-      for (index_t j = 0; j < cols; ++j)
-        view(i, j) = T(2 * random.uniform(std::uint64_t(i), std::uint64_t(j)) - 1);
+      for (index_t j = 0; j < cols; ++j) view(i, j) = T(2 * random.uniform(std::uint64_t(i), std::uint64_t(j)) - 1);
   }
 };
 
@@ -69,8 +68,18 @@ void check_bits(problem const& p) {
 }  // namespace
 
 TEST_CASE("gemm: the written order on ones, primes and odd tails") {
-  for (auto [m, n, k] : {std::array<index_t, 3>{1, 1, 1}, {1, 1, 37}, {5, 1, 3}, {1, 33, 2}, {12, 32, 16}, {13, 31, 17},
-                         {24, 64, 64}, {29, 71, 131}, {7, 100, 400}, {47, 16, 385}, {3, 17, 1201}, {11, 97, 53}})
+  for (auto [m, n, k] : {std::array<index_t, 3>{1, 1, 1},
+                         {1, 1, 37},
+                         {5, 1, 3},
+                         {1, 33, 2},
+                         {12, 32, 16},
+                         {13, 31, 17},
+                         {24, 64, 64},
+                         {29, 71, 131},
+                         {7, 100, 400},
+                         {47, 16, 385},
+                         {3, 17, 1201},
+                         {11, 97, 53}})
     for (index_t leaf : {index_t(0), index_t(1), index_t(5), index_t(16), index_t(48), index_t(400)}) {
       check_bits<float, float, float>({m, n, k, leaf});
       check_bits<float, float, float>({m, n, k, leaf, stored::row_major, stored::column_major, stored::row_major, 2});
@@ -94,7 +103,8 @@ TEST_CASE("gemm: leaves shorter than, equal to and longer than a block of k, cut
 
 TEST_CASE("gemm: more k than fits into packed memory keeps the order") {
   index_t const rows = ops::detail::gemm_plan::least_block_m + 13;
-  owned<float> a(rows, 5003, stored::row_major, "a"), b(5003, 37, stored::row_major, "b"), c(rows, 37, stored::row_major);
+  owned<float> a(rows, 5003, stored::row_major, "a"), b(5003, 37, stored::row_major, "b"),
+      c(rows, 37, stored::row_major);
   exec::host_context ctx(2);
   for (index_t leaf : {index_t(0), index_t(224), index_t(2096)}) {
     ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = leaf});
@@ -135,8 +145,14 @@ void check_epilogue(stored c_order, stored other_order, ops::activation_kind act
   auto const old = c;
   std::vector<C> before = c.data;
   exec::host_context ctx(2);
-  ops::gemm(ctx, ops::gemm_args<C, C, C>{.c = c.view, .a = a.view, .b = b.view, .leaf = 16, .accumulate = accumulate,
-                                         .bias = bias.data.data(), .activation = activation, .residual = residual.view,
+  ops::gemm(ctx, ops::gemm_args<C, C, C>{.c = c.view,
+                                         .a = a.view,
+                                         .b = b.view,
+                                         .leaf = 16,
+                                         .accumulate = accumulate,
+                                         .bias = bias.data.data(),
+                                         .activation = activation,
+                                         .residual = residual.view,
                                          .pre_activation = pre.view});
   index_t wrong = 0, wrong_pre = 0;
   for (index_t i = 0; i < m; ++i)
@@ -196,8 +212,10 @@ TEST_CASE("gemm: a result does not depend on threads, neighbours or where it lie
     exec::host_context ctx(threads);
     owned<float> c(97, 130, stored::row_major), part(5, 7, stored::row_major);
     ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = 48});
-    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = part.view, .a = rows_of(a.view, 90, 5),
-                                                      .b = columns_of(b.view, 121, 7), .leaf = 48});
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = part.view,
+                                                       .a = rows_of(a.view, 90, 5),
+                                                       .b = columns_of(b.view, 121, 7),
+                                                       .leaf = 48});
     index_t wrong = 0;
     for (index_t i = 0; i < 97; ++i)
       for (index_t j = 0; j < 130; ++j) wrong += bits_of(c.view(i, j)) != bits_of(all.view(i, j));

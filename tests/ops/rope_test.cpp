@@ -20,8 +20,12 @@ void check(int heads, int width, int rotary, index_t row_stride, ops::rope_pairi
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = float(value(index_t(i)));
   auto const before = x;
   ops::rope_args<float> args{.x = matrix(x.data(), tokens, index_t(heads * width), row_stride),
-                             .heads = heads, .width = width, .rotary_width = rotary, .positions = positions,
-                             .base = base, .pairing = pairing};
+                             .heads = heads,
+                             .width = width,
+                             .rotary_width = rotary,
+                             .positions = positions,
+                             .base = base,
+                             .pairing = pairing};
   ops::rope(ctx, args);
   for (index_t t = 0; t < tokens; ++t)
     for (index_t c = 0; c < row_stride; ++c) {
@@ -34,15 +38,18 @@ void check(int heads, int width, int rotary, index_t row_stride, ops::rope_pairi
       bool const half = pairing == ops::rope_pairing::half;
       int const pair = half ? within % (rotary / 2) : within / 2;
       bool const first = half ? within < rotary / 2 : within % 2 == 0;
-      std::size_t const other = first ? at + std::size_t(half ? rotary / 2 : 1) : at - std::size_t(half ? rotary / 2 : 1);
+      std::size_t const other =
+          first ? at + std::size_t(half ? rotary / 2 : 1) : at - std::size_t(half ? rotary / 2 : 1);
       double const angle = double(positions[std::size_t(t)]) * std::pow(double(base), -2.0 * pair / rotary);
       double const a = double(before[at]), b = double(before[other]);
-      double const expected = first ? a * std::cos(angle) - b * std::sin(angle) : a * std::cos(angle) + b * std::sin(angle);
+      double const expected =
+          first ? a * std::cos(angle) - b * std::sin(angle) : a * std::cos(angle) + b * std::sin(angle);
       CHECK(double(x[at]) == doctest::Approx(expected).epsilon(1e-6).scale(1));
     }
   args.inverse = true;
   ops::rope(ctx, args);
-  for (std::size_t i = 0; i < x.size(); ++i) CHECK(double(x[i]) == doctest::Approx(double(before[i])).epsilon(1e-6).scale(1));
+  for (std::size_t i = 0; i < x.size(); ++i)
+    CHECK(double(x[i]) == doctest::Approx(double(before[i])).epsilon(1e-6).scale(1));
 }
 }  // namespace
 
@@ -73,6 +80,8 @@ TEST_CASE("rope: the same bits for any number of threads; 16-bit types; refusals
   ops::rope(ctx, ops::rope_args<bf16>{matrix(h.data(), 100, 32), 2, 16, 16, positions});
   CHECK(float(h[3199]) == doctest::Approx(expected[3199]).epsilon(0.02).scale(1));
   std::vector<float> x(100 * 32);
-  CHECK_THROWS_AS(ops::rope(ctx, (ops::rope_args<float>{matrix(x.data(), 100, 32), 2, 16, 7, positions})), argument_error);
-  CHECK_THROWS_AS(ops::rope(ctx, (ops::rope_args<float>{matrix(x.data(), 99, 32), 2, 16, 16, positions})), argument_error);
+  CHECK_THROWS_AS(ops::rope(ctx, (ops::rope_args<float>{matrix(x.data(), 100, 32), 2, 16, 7, positions})),
+                  argument_error);
+  CHECK_THROWS_AS(ops::rope(ctx, (ops::rope_args<float>{matrix(x.data(), 99, 32), 2, 16, 16, positions})),
+                  argument_error);
 }

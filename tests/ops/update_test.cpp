@@ -163,8 +163,11 @@ TEST_CASE("threads change no bit of an update") {
     for (auto& x : v) x *= x;
     auto const g = ref::random_values(150001, 3);
     exec::host_context ctx(threads);
-    ops::adamw_update(ctx, ops::adamw_update_args<float>{
-                               .parameter = p.data(), .gradient = g.data(), .m = m.data(), .v = v.data(), .n = 150001});
+    ops::adamw_update(ctx, ops::adamw_update_args<float>{.parameter = p.data(),
+                                                         .gradient = g.data(),
+                                                         .m = m.data(),
+                                                         .v = v.data(),
+                                                         .n = 150001});
     auto const h = ref::hash(p, ref::hash(m, ref::hash(v)));
     if (!expected) expected = h;
     CHECK(h == expected);

@@ -34,7 +34,8 @@ void dump(std::string const& path, std::map<std::string, std::string> metadata) 
   float const loss = float(t.step(tokens, targets).loss);
 
   std::vector<io::tensor_to_write> out;
-  auto add = [&](std::string const& name, char const* type, std::vector<index_t> shape, void const* data, std::size_t n) {
+  auto add = [&](std::string const& name, char const* type, std::vector<index_t> shape, void const* data,
+                 std::size_t n) {
     out.push_back({name, type, std::move(shape), {static_cast<std::byte const*>(data), n * 4}});
   };
   for (auto const& s : t.parameter_list()) {
@@ -59,8 +60,15 @@ int main(int argc, char** argv) try {
     dump<models::gpt2<gpt2_config{.layers = 3, .width = 72, .heads = 3, .context = 80, .vocabulary = vocabulary}>>(
         argv[2], {{"layers", "3"}, {"width", "72"}, {"heads", "3"}});
   else
-    dump<models::llama<llama_config{.layers = 3, .width = 96, .heads = 6, .kv_heads = 2, .hidden = 200, .context = 80,
-                                    .vocabulary = vocabulary, .qkv_bias = true, .window = 40}>>(
+    dump<models::llama<llama_config{.layers = 3,
+                                    .width = 96,
+                                    .heads = 6,
+                                    .kv_heads = 2,
+                                    .hidden = 200,
+                                    .context = 80,
+                                    .vocabulary = vocabulary,
+                                    .qkv_bias = true,
+                                    .window = 40}>>(
         argv[2], {{"layers", "3"}, {"heads", "6"}, {"kv_heads", "2"}, {"rope_base", "10000"}, {"window", "40"}});
 } catch (std::exception const& e) {
   std::fprintf(stderr, "dump_model: %s\n", e.what());

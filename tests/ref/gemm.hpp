@@ -19,7 +19,8 @@ double gemm_element(tenon::matrix_view<A const> a, tenon::matrix_view<B const> b
 
 /// Element (i, j) of |a| |b|: the scale of rounding errors.
 template <class A, class B>
-double gemm_magnitude(tenon::matrix_view<A const> a, tenon::matrix_view<B const> b, tenon::index_t i, tenon::index_t j) {
+double gemm_magnitude(tenon::matrix_view<A const> a, tenon::matrix_view<B const> b, tenon::index_t i,
+                      tenon::index_t j) {
   double sum = 0;
   for (tenon::index_t k = 0; k < a.extent(1); ++k) sum += std::abs(double(float(a(i, k))) * double(float(b(k, j))));
   return sum;

@@ -16,7 +16,8 @@ TEST_CASE("parameters begin with the mean and deviation asked for, each a functi
   std::vector<float> p(21048, NAN), q(21048, NAN);
   train::initialize(specs, p.data(), 1);
   double sum = 0, square = 0, fourth = 0;
-  for (int i = 0; i < 21000; ++i) sum += p[std::size_t(i)], square += std::pow(p[std::size_t(i)], 2), fourth += std::pow(p[std::size_t(i)], 4);
+  for (int i = 0; i < 21000; ++i)
+    sum += p[std::size_t(i)], square += std::pow(p[std::size_t(i)], 2), fourth += std::pow(p[std::size_t(i)], 4);
   CHECK(sum / 21000 == doctest::Approx(0).scale(1).epsilon(0.015));
   CHECK(std::sqrt(square / 21000) == doctest::Approx(0.5).epsilon(0.02));
   CHECK(fourth / 21000 / std::pow(square / 21000, 2) == doctest::Approx(3).epsilon(0.08));  // a normal's kurtosis

@@ -72,7 +72,8 @@ std::vector<float> run(int threads, index_t accumulate, int steps = 3) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the same bits for every number of threads, micro-batches and every memory policy", Model, gpt, llama) {
+TEST_CASE_TEMPLATE("the same bits for every number of threads, micro-batches and every memory policy", Model, gpt,
+                   llama) {
   auto const expected = run<Model>(1, 1);
   CHECK(same_bits(expected, run<Model>(2, 1)));
   CHECK(same_bits(expected, run<Model>(3, 1)));
@@ -209,12 +210,14 @@ TEST_CASE("gradients agree with differences of the loss") {
     CAPTURE(spec.name);
     float* const p = t.state().parameters.data() + spec.offset;
     double square = 0;
-    for (index_t i = 0; i < spec.size(); ++i) square += double(g[std::size_t(spec.offset + i)]) * g[std::size_t(spec.offset + i)];
+    for (index_t i = 0; i < spec.size(); ++i)
+      square += double(g[std::size_t(spec.offset + i)]) * g[std::size_t(spec.offset + i)];
     std::vector<float> const saved(p, p + spec.size());
     double loss[2];
     float const h = float(0.01 / std::sqrt(square));
     for (int side = 0; side < 2; ++side) {
-      for (index_t i = 0; i < spec.size(); ++i) p[i] = saved[std::size_t(i)] + (side ? -h : h) * g[std::size_t(spec.offset + i)];
+      for (index_t i = 0; i < spec.size(); ++i)
+        p[i] = saved[std::size_t(i)] + (side ? -h : h) * g[std::size_t(spec.offset + i)];
       loss[side] = t.evaluate(batch.tokens, batch.targets);
     }
     std::copy(saved.begin(), saved.end(), p);
@@ -231,7 +234,8 @@ TEST_CASE("options that do not fit are refused with a sentence") {
   o = options(1, 1);
   o.sequence_length = 41;
   CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("context"), argument_error);
-  CHECK_THROWS_AS((trainer<models::gpt2<>>{gpt2_config{.layers = 1, .width = 10, .heads = 3, .context = 8}, options(1, 1)}), error);
+  CHECK_THROWS_AS(
+      (trainer<models::gpt2<>>{gpt2_config{.layers = 1, .width = 10, .heads = 3, .context = 8}, options(1, 1)}), error);
   trainer<gpt> t{options(1, 1)};
   auto batch = make_text(4, 32, 1);
   batch.tokens[3] = 67;

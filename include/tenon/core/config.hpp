@@ -3,7 +3,8 @@
 /// @file All knowledge about compilers lives here: the only `#if` on a compiler or a flag in the library.
 
 #if defined(__FAST_MATH__)
-#  error "tenon: -ffast-math lets the compiler reorder sums, which breaks arithmetic::bitwise. Fix: drop -ffast-math for code that includes tenon."
+#  error \
+      "tenon: -ffast-math lets the compiler reorder sums, which breaks arithmetic::bitwise. Fix: drop -ffast-math for code that includes tenon."
 #endif
 #if defined(__NVCC__)
 #  define TENON_NVCC() 1

@@ -6,7 +6,17 @@
 namespace tenon {
 
 /// What kind of thing went wrong; the sentence says which thing and how to fix it.
-enum class errc { ok = 0, bad_argument, bad_shape, bad_file, bad_config, out_of_memory, io_failed, device_failed, comm_failed };
+enum class errc {
+  ok = 0,
+  bad_argument,
+  bad_shape,
+  bad_file,
+  bad_config,
+  out_of_memory,
+  io_failed,
+  device_failed,
+  comm_failed
+};
 
 /// Base of every exception thrown by tenon. `what()` is one sentence that names the thing and the fix.
 struct error : std::runtime_error {

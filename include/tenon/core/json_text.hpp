@@ -30,7 +30,8 @@ inline void append_json_string(std::string& out, std::string_view s) {
 /// Appends the shortest decimal text that reads back as the same number; a NaN or an infinity, which JSON does not
 /// know, as null. The text does not depend on the locale.
 template <class Number>
-requires(std::integral<Number> || std::floating_point<Number>) void append_json_number(std::string& out, Number value) {
+  requires(std::integral<Number> || std::floating_point<Number>)
+void append_json_number(std::string& out, Number value) {
   if constexpr (std::floating_point<Number>) {
     if (!std::isfinite(value)) {
       out += "null";

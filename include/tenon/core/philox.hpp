@@ -33,10 +33,14 @@ class random_stream {
         step_low(std::uint32_t(step)) {}
   /// Four random words for positions 4 * quad ... 4 * quad + 3 of sample `sample`.
   constexpr philox::counter_type quad(std::uint64_t sample, std::uint64_t quad_index) const {
-    return philox::generate({std::uint32_t(quad_index), std::uint32_t(sample), step_low,
-                             std::uint32_t(quad_index >> 32) ^ (std::uint32_t(sample >> 32) << 16)},
-                            key);
+    return philox::generate(counter(sample, quad_index), key);
   }
+  /// What `quad` gives to philox: for kernels that make many quads at once.
+  constexpr philox::counter_type counter(std::uint64_t sample, std::uint64_t quad_index) const {
+    return {std::uint32_t(quad_index), std::uint32_t(sample), step_low,
+            std::uint32_t(quad_index >> 32) ^ (std::uint32_t(sample >> 32) << 16)};
+  }
+  constexpr philox::key_type key_words() const { return key; }
   constexpr std::uint32_t word(std::uint64_t sample, std::uint64_t position) const {
     return quad(sample, position / 4)[position % 4];
   }

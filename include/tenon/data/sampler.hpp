@@ -17,10 +17,8 @@ namespace detail {
 class feistel_permutation {
  public:
   feistel_permutation(std::uint64_t count, std::uint64_t seed, std::uint64_t which)
-      : size(count),
-        half_bits((int(std::bit_width(count > 1 ? count - 1 : 1)) + 1) / 2),
-        number(which),
-        key{std::uint32_t(seed), std::uint32_t(seed >> 32) ^ 0x70657273u} {}
+      : size(count), half_bits((int(std::bit_width(count > 1 ? count - 1 : 1)) + 1) / 2),
+        number(which), key{std::uint32_t(seed), std::uint32_t(seed >> 32) ^ 0x70657273u} {}
   /// Where `i` goes; below four rounds on average, as the domain is less than four times `size`.
   std::uint64_t operator()(std::uint64_t i) const {
     do i = once(i);

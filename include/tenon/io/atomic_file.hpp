@@ -105,7 +105,7 @@ struct removal {
 /// existing file is kept and a symbolic link is followed. Temporaries that killed runs left beside it are removed.
 /// @error file_error(io_failed): folder missing or not writable, disk full   @test tests/io/atomic_file_test.cpp
 template <class Writer>
-requires requires(Writer&& w, file_writer& out) { w(out); }
+  requires requires(Writer&& w, file_writer& out) { w(out); }
 void write_file_atomically(path const& file, Writer&& writer) {
   constexpr char const* doing = "cannot write";
   path const target = detail::resolved(file);

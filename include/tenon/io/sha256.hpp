@@ -10,11 +10,11 @@
 #include <tenon/core/config.hpp>
 
 #if defined(__x86_64__) && !defined(TENON_SCALAR) && !TENON_NVCC()
-#define TENON_SHA_INSTRUCTIONS() 1
-#include <cpuid.h>
-#include <immintrin.h>
+#  define TENON_SHA_INSTRUCTIONS() 1
+#  include <cpuid.h>
+#  include <immintrin.h>
 #else
-#define TENON_SHA_INSTRUCTIONS() 0
+#  define TENON_SHA_INSTRUCTIONS() 0
 #endif
 
 namespace tenon::io {
@@ -76,7 +76,7 @@ __attribute__((target("sha,sse4.1"))) inline void sha256_blocks_by_instructions(
     __m128i const abef_before = abef, cdgh_before = cdgh;
     __m128i w[4];  // the last sixteen words of the message schedule
     for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(_mm_loadu_si128(at(p + 16 * i)), byte_order);
-#pragma GCC unroll 16
+#  pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
       __m128i const now = w[i & 3];
       __m128i const message = _mm_add_epi32(now, _mm_loadu_si128(at(sha256_constants.data() + 4 * i)));

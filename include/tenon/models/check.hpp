@@ -11,7 +11,8 @@ constexpr char const* shape_problem(index_t layers, index_t width, index_t heads
   if (width < 1) return "tenon::models: width is below 1. Fix: a positive number of features.";
   if (heads < 1) return "tenon::models: heads is below 1. Fix: at least one head.";
   if (width % heads != 0)
-    return "tenon::models: width is not a multiple of heads; every head has the same width. Fix: width = heads x head width.";
+    return "tenon::models: width is not a multiple of heads; every head has the same width. Fix: width = heads x head "
+           "width.";
   if (kv_heads < 1 || heads % kv_heads != 0)
     return "tenon::models: heads is not a multiple of kv_heads; each KV head serves the same number of heads. "
            "Fix: a kv_heads that divides heads.";

@@ -14,15 +14,15 @@ struct llama_config {
   index_t layers = 0;
   index_t width = 0;
   index_t heads = 0;
-  index_t kv_heads = 0;    ///< 0: as many as heads
-  index_t hidden = 0;      ///< of the mlp; 0: 8/3 x width, rounded up to a multiple of 32
+  index_t kv_heads = 0;  ///< 0: as many as heads
+  index_t hidden = 0;    ///< of the mlp; 0: 8/3 x width, rounded up to a multiple of 32
   index_t context = 0;
   index_t vocabulary = 32000;
   float rope_base = 10000;
-  bool qkv_bias = false;   ///< Qwen 2 has them
+  bool qkv_bias = false;  ///< Qwen 2 has them
   bool tied = false;
   float epsilon = 1e-5f;
-  index_t window = 0;      ///< sliding window of Mistral; 0: none
+  index_t window = 0;  ///< sliding window of Mistral; 0: none
   float dropout = 0;
   bool operator==(llama_config const&) const = default;
   /// Calls visit(name, value) for each field, in a fixed order: what a checkpoint writes and compares.
@@ -52,7 +52,8 @@ struct llama {
                                               c.vocabulary))
       return p;
     if ((c.width / c.heads) % 2 != 0)
-      return "tenon::models: the head width is odd; rotary positions turn pairs of features. Fix: an even width / heads.";
+      return "tenon::models: the head width is odd; rotary positions turn pairs of features. Fix: an even width / "
+             "heads.";
     return nullptr;
   }
   template <Arithmetic Order>
@@ -64,7 +65,8 @@ template <Arithmetic Order>
 typename llama<Config>::network_type llama<Config>::network(llama_config const& c) {
   index_t const head_width = c.width / c.heads, kv_heads = c.kv_heads ? c.kv_heads : c.heads;
   index_t const hidden = c.hidden ? c.hidden : round_up(ceil_div(8 * c.width, 3), 32);
-  index_t const group_leaf = Order::head_leaf(head_width * (c.heads / kv_heads)), kv_leaf = Order::head_leaf(head_width);
+  index_t const group_leaf = Order::head_leaf(head_width * (c.heads / kv_heads)),
+                kv_leaf = Order::head_leaf(head_width);
   index_t const kv_width = kv_heads * head_width, hidden_leaf = Order::feature_leaf(hidden);
   float const residual_stddev = 0.02f / std::sqrt(2.0f * float(c.layers));
   network_type net;
@@ -84,7 +86,11 @@ typename llama<Config>::network_type llama<Config>::network(llama_config const& 
                      {{c.width, group_leaf}, {kv_width, kv_leaf}, {kv_width, kv_leaf}}};
     attention.projection = {c.width, {{"o_proj", c.width}}, false, group_leaf, {}, residual_stddev};
     nn::mlp mlp{.activation = ops::activation_kind::silu, .gated = true};
-    mlp.up = {c.width, {{"gate_proj", hidden}, {"up_proj", hidden}}, false, 0, {{hidden, hidden_leaf}, {hidden, hidden_leaf}}};
+    mlp.up = {c.width,
+              {{"gate_proj", hidden}, {"up_proj", hidden}},
+              false,
+              0,
+              {{hidden, hidden_leaf}, {hidden, hidden_leaf}}};
     mlp.down = {hidden, {{"down_proj", c.width}}, false, hidden_leaf, {}, residual_stddev};
     std::string const stream = "model.layers." + std::to_string(i);
     nn::rms_norm const norm{c.width, c.epsilon};

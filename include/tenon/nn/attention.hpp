@@ -16,10 +16,10 @@ struct rope_options {
 /// @shape x, y [t, width]   @test tests/nn/blocks_test.cpp
 struct self_attention {
   int query_heads = 1, kv_heads = 1, head_width = 1;
-  index_t window = 0;    ///< 0: every earlier token is seen
-  float soft_cap = 0;    ///< 0: none
+  index_t window = 0;  ///< 0: every earlier token is seen
+  float soft_cap = 0;  ///< 0: none
   rope_options rope{};
-  linear qkv{};          ///< pieces q, k and v, or one piece that holds all three
+  linear qkv{};  ///< pieces q, k and v, or one piece that holds all three
   linear projection{};
 
   template <class T>
@@ -28,9 +28,9 @@ struct self_attention {
   };
   template <class T>
   struct saved {
-    matrix_view<T> qkv;                ///< [t, (query_heads + 2 kv_heads) head_width], after rope
-    matrix_view<T> heads;              ///< [t, query_heads head_width]
-    matrix_view<float> log_sum_exp;    ///< [query_heads, t]
+    matrix_view<T> qkv;              ///< [t, (query_heads + 2 kv_heads) head_width], after rope
+    matrix_view<T> heads;            ///< [t, query_heads head_width]
+    matrix_view<float> log_sum_exp;  ///< [query_heads, t]
   };
   template <class T>
   parameters<T> bind(binder<T>& b) const {

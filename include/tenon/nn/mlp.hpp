@@ -10,7 +10,7 @@ namespace tenon::nn {
 struct mlp {
   ops::activation_kind activation = ops::activation_kind::gelu_tanh;
   bool gated = false;
-  linear up{};   ///< to `hidden` features, or to gate and value (pieces gate, value)
+  linear up{};  ///< to `hidden` features, or to gate and value (pieces gate, value)
   linear down{};
 
   template <class T>
@@ -58,14 +58,14 @@ struct mlp {
     down.backward(pass, p.down, g.down, as_const(hidden), d_y, d_hidden);
     auto const d_pre = gated ? pass.template allocate<T>(up.out(), false) : d_hidden;
     if (gated)
-      ops::gated_activation_backward(
-          pass.exec, ops::gated_activation_backward_args<T>{
-                         .gate_up = s.pre_activation, .d_out = d_hidden, .d_gate_up = d_pre, .kind = activation});
+      ops::gated_activation_backward(pass.exec, ops::gated_activation_backward_args<T>{.gate_up = s.pre_activation,
+                                                                                       .d_out = d_hidden,
+                                                                                       .d_gate_up = d_pre,
+                                                                                       .kind = activation});
     else
-      ops::activation_backward(pass.exec, ops::activation_backward_args<T>{.x = s.pre_activation,
-                                                                           .d_out = d_hidden,
-                                                                           .d_x = d_pre,
-                                                                           .kind = activation});
+      ops::activation_backward(
+          pass.exec,
+          ops::activation_backward_args<T>{.x = s.pre_activation, .d_out = d_hidden, .d_x = d_pre, .kind = activation});
     up.backward(pass, p.up, g.up, x, as_const(d_pre), d_x);
   }
 
@@ -73,8 +73,9 @@ struct mlp {
   template <class Pass, class T>
   void activate(Pass& pass, saved<T> const& s, matrix_view<T> hidden) const {
     if (gated)
-      ops::gated_activation_forward(pass.exec, ops::gated_activation_forward_args<T>{
-                                                   .gate_up = s.pre_activation, .out = hidden, .kind = activation});
+      ops::gated_activation_forward(
+          pass.exec,
+          ops::gated_activation_forward_args<T>{.gate_up = s.pre_activation, .out = hidden, .kind = activation});
     else
       ops::activation_forward(
           pass.exec, ops::activation_forward_args<T>{.x = s.pre_activation, .out = hidden, .kind = activation});

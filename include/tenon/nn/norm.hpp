@@ -49,7 +49,8 @@ struct layer_norm {
   /// d_x = add_to + the gradient through the norm; may alias add_to.
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved const& s,
-                matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to, matrix_view<T> d_x) const {
+                matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to,
+                matrix_view<T> d_x) const {
     ops::layer_norm_backward(pass.exec, ops::layer_norm_backward_args<T>{.d_out = d_y,
                                                                          .x = x,
                                                                          .mean = s.mean,
@@ -86,12 +87,14 @@ struct rms_norm {
   }
   template <class Pass, class T>
   void again(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
-    ops::rms_norm_forward(pass.exec, ops::rms_norm_forward_args<T>{
-                                         .x = x, .weight = p.weight, .epsilon = epsilon, .out = y, .rstd = s.rstd});
+    ops::rms_norm_forward(
+        pass.exec,
+        ops::rms_norm_forward_args<T>{.x = x, .weight = p.weight, .epsilon = epsilon, .out = y, .rstd = s.rstd});
   }
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved const& s,
-                matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to, matrix_view<T> d_x) const {
+                matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to,
+                matrix_view<T> d_x) const {
     ops::rms_norm_backward(pass.exec, ops::rms_norm_backward_args<T>{.d_out = d_y,
                                                                      .x = x,
                                                                      .rstd = s.rstd,

@@ -22,11 +22,11 @@ struct pass {
   static constexpr bool recomputes_layers = Memory::policy == tenon::memory::recompute::whole_layers;
 
   Context& exec;
-  arena& saved;                               ///< a stack: forward pushes, the end of the step releases
-  std::span<index_t const> positions;         ///< [tokens] position of each token in its sequence
-  std::span<index_t const> sequence_begins;   ///< [samples + 1]
+  arena& saved;                              ///< a stack: forward pushes, the end of the step releases
+  std::span<index_t const> positions;        ///< [tokens] position of each token in its sequence
+  std::span<index_t const> sequence_begins;  ///< [samples + 1]
   index_t sequence_length = 0;
-  std::uint64_t first_sample = 0;             ///< number of the first sample in the whole run: the counter of dropout
+  std::uint64_t first_sample = 0;  ///< number of the first sample in the whole run: the counter of dropout
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
   bool training = false;

@@ -22,8 +22,8 @@ struct transformer {
   std::string final_norm_name;
   Norm final_norm;
   bool tied = true;
-  std::string head_name;   ///< when not tied
-  float soft_cap = 0;      ///< of the logits; 0: none
+  std::string head_name;  ///< when not tied
+  float soft_cap = 0;     ///< of the logits; 0: none
 
   template <class T>
   struct parameters {
@@ -70,8 +70,8 @@ struct transformer {
   /// @param gradient_scale what the loss gradient is multiplied by: 1 / (targets in the whole batch), times loss scale
   template <class Pass, class T>
   void head_loss(Pass& pass, parameters<T const> const& p, parameters<float> const* gradients,
-                 matrix_view<T const> hidden, std::span<std::int32_t const> targets, float* losses, float gradient_scale,
-                 matrix_view<T> d_hidden) const {
+                 matrix_view<T const> hidden, std::span<std::int32_t const> targets, float* losses,
+                 float gradient_scale, matrix_view<T> d_hidden) const {
     ops::linear_cross_entropy(
         pass.exec, ops::linear_cross_entropy_args<T>{.hidden = hidden,
                                                      .weight = p.head,
@@ -105,7 +105,8 @@ struct transformer {
     for (auto const& l : layers.layers) {
       auto const& a = l.first.inner;
       auto const& m = l.second.inner;
-      for (linear const* part : {&a.qkv, &a.projection, &m.up, &m.down}) weights += double(part->in) * double(part->out());
+      for (linear const* part : {&a.qkv, &a.projection, &m.up, &m.down})
+        weights += double(part->in) * double(part->out());
       double const seen = a.window && double(a.window) < sequence_length ? double(a.window) : (sequence_length + 1) / 2;
       attention += 4 * seen * double(a.query_width());
     }

@@ -25,8 +25,8 @@ struct gemm_args {
   bool accumulate = false;
   float const* bias = nullptr;
   activation_kind activation = activation_kind::none;
-  matrix_view<C const> residual{};      ///< added when not empty
-  matrix_view<C> pre_activation{};      ///< receives a b + bias when not empty (what backward needs)
+  matrix_view<C const> residual{};  ///< added when not empty
+  matrix_view<C> pre_activation{};  ///< receives a b + bias when not empty (what backward needs)
 };
 
 /// @source Goto, van de Geijn 2008, "Anatomy of high-performance matrix multiplication"  @test tests/ops/gemm_test.cpp
@@ -35,7 +35,9 @@ inline constexpr struct gemm_t : operation<gemm_t> {
   template <class C, class A, class B>
   static profile::work work(gemm_args<C, A, B> const& g) {
     double const m = double(g.c.extent(0)), n = double(g.c.extent(1)), k = double(g.a.extent(1));
-    return {2 * m * n * k, m * k * sizeof(A) + k * n * sizeof(B) + m * n * sizeof(C) * (1 + g.accumulate + !g.residual.empty() + !g.pre_activation.empty())};
+    return {2 * m * n * k,
+            m * k * sizeof(A) + k * n * sizeof(B) +
+                m * n * sizeof(C) * (1 + g.accumulate + !g.residual.empty() + !g.pre_activation.empty())};
   }
 } gemm{};
 

@@ -14,7 +14,9 @@ struct kernel_for;
 
 /// There is an implementation of Op on the context's device for these arguments.
 template <class Op, class Context, class... A>
-concept Implemented = requires(Context& c, A const&... a) { kernel_for<Op, typename Context::device>::run(c, a...); };
+concept Implemented = requires(Context& c, A const&... a) {
+  kernel_for<Op, typename Context::device>::run(c, a...);
+};
 
 /// Base of the function objects. `Derived` has `static constexpr char const* name` and
 /// `static profile::work work(arguments const&...)`, the count of operations and bytes that a roofline needs.

@@ -16,7 +16,7 @@ struct optimizer_options {
   float weight_decay = 0.1f;  ///< decoupled; of matrices and embeddings, not of biases and norms
   float momentum = 0.95f;     ///< of SGD and Muon
   bool nesterov = true;
-  float adam_ratio = 0.05f;   ///< under Muon: the learning rate of what AdamW updates, over Muon's
+  float adam_ratio = 0.05f;  ///< under Muon: the learning rate of what AdamW updates, over Muon's
 };
 
 /// The flat buffers that one step reads and writes; all have the layout of the parameter list.
@@ -24,9 +24,9 @@ template <class T>
 struct optimizer_buffers {
   float* master = nullptr;
   float const* gradient = nullptr;
-  float* first = nullptr;    ///< first moment or momentum
-  float* second = nullptr;   ///< second moment; null when the rule keeps one state tensor
-  T* storage = nullptr;      ///< rounded copy that blocks read; null when they read the master
+  float* first = nullptr;   ///< first moment or momentum
+  float* second = nullptr;  ///< second moment; null when the rule keeps one state tensor
+  T* storage = nullptr;     ///< rounded copy that blocks read; null when they read the master
 };
 
 /// What an update is told about one parameter.
@@ -90,19 +90,20 @@ void update(Context& context, std::span<nn::parameter_spec const> specs, optimiz
                                                          .weight_decay = target.decay,
                                                          .gradient_scale = gradient_scale});
     } else {
-      ops::adamw_update(context, ops::adamw_update_args<T>{.parameter = target.parameter,
-                                                           .gradient = target.gradient,
-                                                           .m = target.first,
-                                                           .v = target.second,
-                                                           .storage = target.storage,
-                                                           .n = spec.size(),
-                                                           .learning_rate = muon ? learning_rate * options.adam_ratio : learning_rate,
-                                                           .beta1 = options.beta1,
-                                                           .beta2 = options.beta2,
-                                                           .epsilon = options.epsilon,
-                                                           .weight_decay = target.decay,
-                                                           .step = step,
-                                                           .gradient_scale = gradient_scale});
+      ops::adamw_update(
+          context, ops::adamw_update_args<T>{.parameter = target.parameter,
+                                             .gradient = target.gradient,
+                                             .m = target.first,
+                                             .v = target.second,
+                                             .storage = target.storage,
+                                             .n = spec.size(),
+                                             .learning_rate = muon ? learning_rate * options.adam_ratio : learning_rate,
+                                             .beta1 = options.beta1,
+                                             .beta2 = options.beta2,
+                                             .epsilon = options.epsilon,
+                                             .weight_decay = target.decay,
+                                             .step = step,
+                                             .gradient_scale = gradient_scale});
     }
   }
 }

@@ -12,9 +12,9 @@ enum class decay_kind { constant, linear, cosine, warmup_stable_decay };
 struct schedule {
   decay_kind decay = decay_kind::cosine;
   index_t warmup_steps = 0;
-  index_t total_steps = 0;       ///< the decay ends here; 0: constant after the warm-up
-  index_t decay_steps = 0;       ///< of warmup_stable_decay: the last steps that decay; 0: a tenth of the total
-  float floor = 0.1f;            ///< the last rate over the peak
+  index_t total_steps = 0;  ///< the decay ends here; 0: constant after the warm-up
+  index_t decay_steps = 0;  ///< of warmup_stable_decay: the last steps that decay; 0: a tenth of the total
+  float floor = 0.1f;       ///< the last rate over the peak
 
   /// Factor of the peak rate at a 0-based step.
   float factor(index_t step) const {

@@ -27,6 +27,8 @@ template <class P, class Axis>
 concept PolicyOn = std::same_as<typename P::axis, Axis>;
 /// A type that answers some axis.
 template <class P>
-concept Policy = requires { typename P::axis; };
+concept Policy = requires {
+  typename P::axis;
+};
 
 }  // namespace tenon

@@ -9,11 +9,10 @@ namespace tenon {
 /// `master_type`: weights as the optimizer keeps them; `accum_type`: sums and gradients.
 template <class P>
 concept Precision = PolicyOn<P, precision_axis> && Element<typename P::param_type> &&
-                    std::same_as<typename P::master_type, float> && std::same_as<typename P::accum_type, float> &&
-                    requires {
-                      { P::scales_loss } -> std::convertible_to<bool>;
-                      { P::name } -> std::convertible_to<char const*>;
-                    };
+    std::same_as<typename P::master_type, float> && std::same_as<typename P::accum_type, float> && requires {
+  { P::scales_loss } -> std::convertible_to<bool>;
+  { P::name } -> std::convertible_to<char const*>;
+};
 
 namespace precision {
 /// Everything in fp32. The default.

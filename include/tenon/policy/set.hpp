@@ -68,12 +68,14 @@ struct policies {
 template <class... Ps>
 consteval bool check_policies() {
   using detail::policies_on;
-  static_assert((Policy<Ps> && ...), "tenon::policies: a type in the list is no policy, it names no axis. "
-                                     "Fix: write policies such as tenon::data<2> or tenon::precision::bf16_mixed.");
+  static_assert((Policy<Ps> && ...),
+                "tenon::policies: a type in the list is no policy, it names no axis. "
+                "Fix: write policies such as tenon::data<2> or tenon::precision::bf16_mixed.");
   if constexpr ((Policy<Ps> && ...)) {
-#define TENON_ONE_POLICY_ON(axis, example)                                                                     \
-  static_assert(policies_on<axis##_axis, Ps...> <= 1, "tenon::policies: two policies on the " #axis            \
-                                                      " axis; a run has one. Fix: keep one of them, e.g. " example ".")
+#define TENON_ONE_POLICY_ON(axis, example)                    \
+  static_assert(policies_on<axis##_axis, Ps...> <= 1,         \
+                "tenon::policies: two policies on the " #axis \
+                " axis; a run has one. Fix: keep one of them, e.g. " example ".")
     TENON_ONE_POLICY_ON(data, "tenon::data<2>");
     TENON_ONE_POLICY_ON(zero, "tenon::zero<1>");
     TENON_ONE_POLICY_ON(tensor, "tenon::tensor<2>");
@@ -102,10 +104,10 @@ consteval bool check_policies() {
     static_assert(set::zero::stage < 2 || set::pipeline::degree == 1,
                   "tenon::policies: zero<2> or zero<3> with pipeline; every micro-batch would gather and scatter the "
                   "gradients again. Fix: zero<1> with pipeline, or zero<2..3> without it.");
-    static_assert(!std::same_as<typename set::communicator, comm::nccl> ||
-                      std::same_as<typename set::device, device::cuda>,
-                  "tenon::policies: comm::nccl without device::cuda; NCCL moves device memory only. "
-                  "Fix: add tenon::device::cuda, or use comm::threads or comm::mpi.");
+    static_assert(
+        !std::same_as<typename set::communicator, comm::nccl> || std::same_as<typename set::device, device::cuda>,
+        "tenon::policies: comm::nccl without device::cuda; NCCL moves device memory only. "
+        "Fix: add tenon::device::cuda, or use comm::threads or comm::mpi.");
     static_assert(!std::same_as<typename set::precision, precision::fp8_hybrid> ||
                       !std::same_as<typename set::device, device::host>,
                   "tenon::policies: precision::fp8_hybrid on device::host; processors have no FP8 products. "

@@ -94,7 +94,8 @@ inline std::vector<io::path> list_checkpoints(io::path const& folder) {
   std::error_code ignored;
   for (std::filesystem::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
     std::string const name = it->path().filename().string();
-    if (name.rfind("step-", 0) == 0 && name.size() >= 13 && name.find_first_not_of("0123456789", 5) == std::string::npos)
+    if (name.rfind("step-", 0) == 0 && name.size() >= 13 &&
+        name.find_first_not_of("0123456789", 5) == std::string::npos)
       found.push_back(it->path());
   }
   std::sort(found.begin(), found.end(), [](io::path const& a, io::path const& b) {
@@ -115,21 +116,25 @@ namespace train {
 
 /// Compares what a checkpoint says of itself with the trainer that reads it; throws with both values and a fix.
 template <class Trainer>
-void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::string const& text, std::string const& file) {
+void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::string const& text,
+                    std::string const& file) {
   auto const expected = describe(trainer, text);
   auto const compare = [&](std::string const& what, auto const& theirs, auto const& ours, char const* fix) {
     if (theirs != ours)
-      throw file_error(file, what + " is " + theirs.dump() + " in the checkpoint but " + ours.dump() + " in this run. Fix: " + fix);
+      throw file_error(
+          file, what + " is " + theirs.dump() + " in the checkpoint but " + ours.dump() + " in this run. Fix: " + fix);
   };
   compare("format", found.at("format"), expected.at("format"), "read it with the release that wrote it.");
-  compare("model", found.at("model"), expected.at("model"), "start with the model that the checkpoint is of, or without resuming.");
+  compare("model", found.at("model"), expected.at("model"),
+          "start with the model that the checkpoint is of, or without resuming.");
   for (auto const& [key, value] : expected.at("config").items())
     compare("model shape '" + key + "'", found.at("config").at(key), value,
             "start with the model that the checkpoint is of, or without resuming.");
   for (char const* key : {"precision", "optimizer", "seed", "sequence_length"})
     compare(key, found.at(key), expected.at(key), "use the checkpoint's value, or start without resuming.");
   if (!text.empty() && !found.at("text").get<std::string>().empty())
-    compare("text", found.at("text"), expected.at("text"), "train on the text that the checkpoint was trained on, or start without resuming.");
+    compare("text", found.at("text"), expected.at("text"),
+            "train on the text that the checkpoint was trained on, or start without resuming.");
 }
 
 }  // namespace train

@@ -27,22 +27,22 @@ struct fit_event : step_result {
 };
 
 struct fit_options {
-  index_t steps = 0;                 ///< train until this step of the run; steps done before a resume count
-  std::string out{};                 ///< folder for checkpoints, metrics.jsonl and loss.svg; empty: nothing is written
-  bool resume = false;               ///< continue from the newest checkpoint in `out`, if there is one
-  index_t checkpoint_every = 0;      ///< steps; 0: at the end only
+  index_t steps = 0;             ///< train until this step of the run; steps done before a resume count
+  std::string out{};             ///< folder for checkpoints, metrics.jsonl and loss.svg; empty: nothing is written
+  bool resume = false;           ///< continue from the newest checkpoint in `out`, if there is one
+  index_t checkpoint_every = 0;  ///< steps; 0: at the end only
   std::size_t keep_checkpoints = 2;
-  double validation_share = 0.05;    ///< the last part of the text is not trained on
-  index_t evaluate_every = 0;        ///< steps; 0: at the end only
-  index_t evaluate_samples = 32;     ///< sequences per evaluation, always the same ones
+  double validation_share = 0.05;  ///< the last part of the text is not trained on
+  index_t evaluate_every = 0;      ///< steps; 0: at the end only
+  index_t evaluate_samples = 32;   ///< sequences per evaluation, always the same ones
   std::function<void(fit_event const&)> on_step{};
 };
 
 struct fit_result {
   index_t steps = 0;
   double loss = 0, validation_loss = 0;
-  double tokens_per_second = 0;      ///< median over the steps of this call, the first left out when there are more
-  double flops_per_second = 0;       ///< at that rate
+  double tokens_per_second = 0;  ///< median over the steps of this call, the first left out when there are more
+  double flops_per_second = 0;   ///< at that rate
 };
 
 namespace train {

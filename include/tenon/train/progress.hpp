@@ -47,10 +47,7 @@ class progress_line {
       : progress_line(stream, total_steps, peak, seconds_between_lines, ::isatty(::fileno(stream)) == 1) {}
   /// The same with the kind of stream given.
   progress_line(std::FILE* stream, index_t total_steps, double peak, double seconds_between_lines, bool is_terminal)
-      : out(stream),
-        total(total_steps),
-        peak_flops(peak),
-        interval(is_terminal ? 0.1 : seconds_between_lines),
+      : out(stream), total(total_steps), peak_flops(peak), interval(is_terminal ? 0.1 : seconds_between_lines),
         live(is_terminal) {}
   ~progress_line() { finish(); }
   progress_line(progress_line const&) = delete;

@@ -16,9 +16,9 @@ namespace tenon {
 
 /// How text is drawn from a model.
 struct sample_options {
-  index_t tokens = 200;       ///< how many to draw
-  float temperature = 0.8f;   ///< 0: always the likeliest token
-  int top_k = 0;              ///< draw among the k likeliest; 0: among all
+  index_t tokens = 200;      ///< how many to draw
+  float temperature = 0.8f;  ///< 0: always the likeliest token
+  int top_k = 0;             ///< draw among the k likeliest; 0: among all
   std::uint64_t seed = 1;
 };
 
@@ -54,7 +54,8 @@ inline std::int32_t sample_token(std::span<float> logits, sample_options const& 
 /// Continues `prompt` by `options.tokens` tokens and returns only those. Each token reads up to `context` tokens before
 /// it, all computed again: for a look at a training run. (Serving is the engine's job.)
 template <class Trainer>
-std::vector<std::int32_t> generate(Trainer& trainer, std::span<std::int32_t const> prompt, sample_options const& options = {}) {
+std::vector<std::int32_t> generate(Trainer& trainer, std::span<std::int32_t const> prompt,
+                                   sample_options const& options = {}) {
   if (prompt.empty()) throw argument_error("tenon::generate: the prompt is empty. Fix: at least one token.");
   std::vector<std::int32_t> all(prompt.begin(), prompt.end());
   std::vector<float> logits(std::size_t(trainer.config().vocabulary));

@@ -75,7 +75,8 @@ class gradient_tree {
     slot* node = unused.back();
     unused.pop_back();
     std::size_t level = 0;
-    for (index_t q = count; q & 1; q >>= 1, ++level) node = merge(context, std::exchange(pending[level], nullptr), node);
+    for (index_t q = count; q & 1; q >>= 1, ++level)
+      node = merge(context, std::exchange(pending[level], nullptr), node);
     pending[level] = node;
     ++count;
   }
@@ -96,7 +97,8 @@ class gradient_tree {
  private:
   template <class Context>
   slot* merge(Context& context, slot* earlier, slot* later) {
-    ops::add(context, ops::add_args<float, float>{earlier->values.data(), later->values.data(), earlier->values.size()});
+    ops::add(context,
+             ops::add_args<float, float>{earlier->values.data(), later->values.data(), earlier->values.size()});
     unused.push_back(later);
     return earlier;
   }

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include <tenon/core/error.hpp>
+#include <tenon/ops/grad_norm.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
 #include <tenon/optim/schedule.hpp>
-#include <tenon/ops/grad_norm.hpp>
 #include <tenon/policy/set.hpp>
 #include <tenon/train/host_ops.hpp>
 #include <tenon/train/state.hpp>
@@ -21,38 +21,40 @@ namespace tenon {
 
 /// Numbers of a run. What changes types (model, precision, strategy) is not here.
 struct train_options {
-  index_t batch = 8;             ///< sequences per step, over all micro-batches
-  index_t accumulate = 1;        ///< micro-batches per step; the same bits for every number that divides the batch
-  index_t sequence_length = 0;   ///< tokens per sequence; 0: the model's context
-  float learning_rate = 6e-4f;   ///< the peak
+  index_t batch = 8;            ///< sequences per step, over all micro-batches
+  index_t accumulate = 1;       ///< micro-batches per step; the same bits for every number that divides the batch
+  index_t sequence_length = 0;  ///< tokens per sequence; 0: the model's context
+  float learning_rate = 6e-4f;  ///< the peak
   optim::schedule schedule{};
   optim::optimizer_options optimizer{};
-  float clip = 1.0f;             ///< largest gradient norm; 0: no clipping
+  float clip = 1.0f;  ///< largest gradient norm; 0: no clipping
   std::uint64_t seed = 1;
-  int threads = 0;               ///< 0: one per processor; the bits do not depend on it
+  int threads = 0;  ///< 0: one per processor; the bits do not depend on it
 };
 
 /// What one step did.
 struct step_result {
-  index_t step = 0;        ///< 1-based
-  double loss = 0;         ///< mean over all targets of the step, in nats
-  double grad_norm = 0;    ///< before clipping
+  index_t step = 0;      ///< 1-based
+  double loss = 0;       ///< mean over all targets of the step, in nats
+  double grad_norm = 0;  ///< before clipping
   float learning_rate = 0;
   index_t targets = 0;
-  bool skipped = false;    ///< fp16 only: a gradient overflowed, no parameter was changed
+  bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
 };
 
 namespace train {
 template <class Model, class... Ps>
 consteval bool check_trainer() {
-  static_assert(requires { typename Model::network_type; },
-                "tenon::trainer: the first argument is no model. Fix: a type of tenon::models, e.g. tenon::models::gpt2_124m.");
+  static_assert(
+      requires { typename Model::network_type; },
+      "tenon::trainer: the first argument is no model. Fix: a type of tenon::models, e.g. tenon::models::gpt2_124m.");
   if constexpr (check_policies<Ps...>() && requires { typename Model::network_type; }) {
     check_available<policies<Ps...>>();
     if constexpr (Model::is_static)
-      static_assert(Model::problem(Model::config) == nullptr,
-                    "tenon::trainer: the model's shape does not fit together; Model::problem(Model::config) says where. "
-                    "Fix: widths that divide by heads, heads that divide by kv_heads, positive sizes.");
+      static_assert(
+          Model::problem(Model::config) == nullptr,
+          "tenon::trainer: the model's shape does not fit together; Model::problem(Model::config) says where. "
+          "Fix: widths that divide by heads, heads that divide by kv_heads, positive sizes.");
   }
   return true;
 }
@@ -75,14 +77,10 @@ class trainer {
   using network_type = typename Model::network_type;
   using context_type = exec::host_context;
 
-  explicit trainer(train_options const& o)
-    requires(Model::is_static)
-      : trainer(Model::config, o) {}
+  explicit trainer(train_options const& o) requires(Model::is_static) : trainer(Model::config, o) {}
   /// For a model whose shape is known at run time only, e.g. `models::gpt2<>`.
   trainer(config_type const& c, train_options const& o)
-      : shape(checked(c)),
-        settings(checked(c, o)),
-        net(Model::template network<typename set::arithmetic>(c)),
+      : shape(checked(c)), settings(checked(c, o)), net(Model::template network<typename set::arithmetic>(c)),
         exec(settings.threads) {
     nn::binder<float const> describe(nullptr, &specs);
     net.bind(describe);
@@ -106,7 +104,9 @@ class trainer {
     ++steps_done;
     step_result r{.step = steps_done};
     for (auto t : targets) r.targets += t >= 0;
-    if (r.targets == 0) throw argument_error("tenon::trainer: no target in the batch is to be predicted. Fix: at least one target that is not negative.");
+    if (r.targets == 0)
+      throw argument_error(
+          "tenon::trainer: no target in the batch is to be predicted. Fix: at least one target that is not negative.");
     if (!gradients) make_gradients();
     float const inverse = 1.0f / float(r.targets);
     float const scale = set::precision::scales_loss ? scaler.scale * inverse : inverse;
@@ -164,10 +164,9 @@ class trainer {
     where[n] = 0, where[n + 1] = n;
     pass_type pass{exec, saved_memory, {where, std::size_t(n)}, {where + n, 2}, n};
     auto const hidden = net.forward(pass, parameters, tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{
-                        .c = matrix(logits.data(), 1, shape.vocabulary),
-                        .a = rows_of(as_const(hidden), n - 1, 1),
-                        .b = transposed(parameters.head)});
+    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
+                                                                  .a = rows_of(as_const(hidden), n - 1, 1),
+                                                                  .b = transposed(parameters.head)});
     saved_memory.release(mark);
   }
 
@@ -178,8 +177,9 @@ class trainer {
     auto const mark = saved_memory.mark();
     auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
     auto const hidden = net.forward(pass, parameters, tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{
-                        .c = logits, .a = as_const(hidden), .b = transposed(parameters.head)});
+    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
+                                                                  .a = as_const(hidden),
+                                                                  .b = transposed(parameters.head)});
     saved_memory.release(mark);
   }
   /// Gradients as the last step left them (scaled by the loss scale under fp16); the layout of `parameter_list`.
@@ -227,15 +227,19 @@ class trainer {
     auto const fail = [](std::string const& what) { throw argument_error("tenon::trainer: " + what); };
     if (o.sequence_length == 0) o.sequence_length = c.context;
     if (o.sequence_length < 1 || o.sequence_length > c.context)
-      fail("sequence_length is " + std::to_string(o.sequence_length) + ". Fix: 1 to the model's context, " + std::to_string(c.context) + ".");
+      fail("sequence_length is " + std::to_string(o.sequence_length) + ". Fix: 1 to the model's context, " +
+           std::to_string(c.context) + ".");
     if (o.batch < 1 || o.accumulate < 1 || o.batch % o.accumulate != 0)
-      fail("batch " + std::to_string(o.batch) + " is not a multiple of accumulate " + std::to_string(o.accumulate) + ". Fix: a batch that divides.");
+      fail("batch " + std::to_string(o.batch) + " is not a multiple of accumulate " + std::to_string(o.accumulate) +
+           ". Fix: a batch that divides.");
     index_t const micro = o.batch / o.accumulate;
     if (o.accumulate > 1 && (micro & (micro - 1)) != 0)
-      fail("a micro-batch of " + std::to_string(micro) + " sequences is no node of the summation tree. Fix: batch / accumulate a power of two.");
+      fail("a micro-batch of " + std::to_string(micro) +
+           " sequences is no node of the summation tree. Fix: batch / accumulate a power of two.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
     if (o.threads == 0) o.threads = int(std::thread::hardware_concurrency());
-    if (o.threads < 1 || o.threads > 1024) fail("threads is " + std::to_string(o.threads) + ". Fix: 1 to 1024, or 0 for one per processor.");
+    if (o.threads < 1 || o.threads > 1024)
+      fail("threads is " + std::to_string(o.threads) + ". Fix: 1 to 1024, or 0 for one per processor.");
     return o;
   }
 
@@ -279,8 +283,7 @@ class trainer {
     auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
     net.head_loss(pass, parameters, &slot.bound, as_const(hidden), targets, losses, scale, d_hidden);
     matrix_view<float> apart{};
-    if (separate_embedding_gradient())
-      apart = matrix(slot.values.data() + flat_size, shape.vocabulary, shape.width);
+    if (separate_embedding_gradient()) apart = matrix(slot.values.data() + flat_size, shape.vocabulary, shape.width);
     net.backward(pass, parameters, slot.bound, saved, tokens, d_hidden, apart);
     for (std::size_t t = 0; t < targets.size(); ++t)
       if (targets[t] >= 0) loss.add(losses[t]);
@@ -319,7 +322,8 @@ class trainer {
     for (auto t : tokens)
       if (t < 0 || t >= shape.vocabulary)
         throw argument_error("tenon::trainer: token " + std::to_string(t) + " is not in the vocabulary of " +
-                             std::to_string(shape.vocabulary) + ". Fix: tokens from the tokenizer that the model is for.");
+                             std::to_string(shape.vocabulary) +
+                             ". Fix: tokens from the tokenizer that the model is for.");
   }
   void check_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets) const {
     auto const expected = std::size_t(settings.batch * settings.sequence_length);

@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// expect: tenon::policies: two policies on the precision axis.*Fix: 
+// expect: tenon::policies: two policies on the precision axis.*Fix:
 #include <tenon/policy/set.hpp>
 static_assert(tenon::check_policies<tenon::precision::fp32, tenon::precision::bf16_mixed>());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// expect: tenon::trainer: layout::packed is known as a type only.*Fix: 
+// expect: tenon::trainer: layout::packed is known as a type only.*Fix:
 #include <tenon/models/gpt2.hpp>
 #include <tenon/train/trainer.hpp>
 using trainer = tenon::trainer<tenon::models::gpt2_124m, tenon::layout::packed>;

@@ -14,19 +14,19 @@ namespace detail {
 
 /// How the work is cut for the caches and threads. Changes time, never a bit of the result.
 struct gemm_plan {
-  static constexpr index_t packed_a_values = index_t(2) << 20;   ///< 8 MiB: in L3
+  static constexpr index_t packed_a_values = index_t(2) << 20;  ///< 8 MiB: in L3
   static constexpr index_t least_block_m = 43 * gemm_tile::rows;
   static constexpr index_t most_block_n = 8 * gemm_tile::cols;
   static constexpr index_t least_block_n = 3 * gemm_tile::cols;
-  static constexpr index_t chunk_panels = 20;                    ///< row panels whose state is kept in L2 at a time
+  static constexpr index_t chunk_panels = 20;  ///< row panels whose state is kept in L2 at a time
   static constexpr double least_parallel_work = 64.0 * 64 * 64;
 
   index_t m, n;
   gemm_order order;
-  index_t block_m;        ///< rows of packed a
-  index_t super_blocks;   ///< blocks of k of packed a
-  index_t block_n;        ///< columns of packed b, for one thread
-  index_t units_m;        ///< pieces of the rows of a block_m x block_n unit of work
+  index_t block_m;       ///< rows of packed a
+  index_t super_blocks;  ///< blocks of k of packed a
+  index_t block_n;       ///< columns of packed b, for one thread
+  index_t units_m;       ///< pieces of the rows of a block_m x block_n unit of work
   int threads;
 
   gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, int pool_threads) : m(rows), n(cols), order(k, leaf) {
@@ -107,8 +107,8 @@ class gemm_driver {
     chunk = plan.order.blocks > 1 ? std::min(gemm_plan::chunk_panels, panels) : panels;
     slices = ceil_div(panels, plan.units_m) > chunk ? plan.super_blocks : 1;
     tile_state = plan.order.slots * gemm_tile::size;
-    workspace_values = round_up(slices * plan.b_slice_values(), lanes) +
-                       (gemm_inner_levels + 1) * gemm_tile::size + (plan.whole_k() ? chunk * plan.b_panels() * tile_state : 0);
+    workspace_values = round_up(slices * plan.b_slice_values(), lanes) + (gemm_inner_levels + 1) * gemm_tile::size +
+                       (plan.whole_k() ? chunk * plan.b_panels() * tile_state : 0);
     workspaces = memory.allocate<float>(plan.threads * workspace_values);
     if (!plan.whole_k()) state = memory.allocate<float>(panels * ceil_div(plan.n, gemm_tile::cols) * tile_state);
     for (index_t row = 0; row < plan.m; row += plan.block_m)
@@ -118,7 +118,7 @@ class gemm_driver {
 
  private:
   struct unit {
-    index_t row, panels;             ///< packed a: its first row, its panels
+    index_t row, panels;  ///< packed a: its first row, its panels
     index_t panel_begin, panel_end;
     index_t col;
     index_t block_begin, block_end;
@@ -130,14 +130,20 @@ class gemm_driver {
     index_t const groups = ceil_div(panels, pack_group);
     gemm_share(pool, plan.threads, groups * (last - first), [&](int, index_t i, index_t) {
       index_t const block = first + i / groups, panel = i % groups * pack_group;
-      pack_rows(row, panel, std::min(panel + pack_group, panels), block, packed_a + (i / groups * panels + panel) * plan.a_panel_values());
+      pack_rows(row, panel, std::min(panel + pack_group, panels), block,
+                packed_a + (i / groups * panels + panel) * plan.a_panel_values());
     });
     index_t const units = ceil_div(plan.n, plan.block_n) * plan.units_m;
     gemm_share(pool, plan.threads, units, [&](int thread, index_t i, index_t next) {
       auto const unit_at = [&](index_t at) {
         index_t const part = at % plan.units_m;
-        return unit{row, panels, panels * part / plan.units_m, panels * (part + 1) / plan.units_m,
-                    at / plan.units_m * plan.block_n, first, last};
+        return unit{row,
+                    panels,
+                    panels * part / plan.units_m,
+                    panels * (part + 1) / plan.units_m,
+                    at / plan.units_m * plan.block_n,
+                    first,
+                    last};
       };
       run_unit(unit_at(i), next < 0 ? -1 : unit_at(next).col, workspaces + thread * workspace_values);
     });
@@ -145,14 +151,21 @@ class gemm_driver {
 
   /// Row panels [begin, end) of a block of k; the last two may be strips of a width of their own.
   void pack_rows(index_t row, index_t begin, index_t end, index_t block, float* to) const {
-    gemm_strips strips{to, plan.a_panel_values(), 0, gemm_tile::rows, row + begin * gemm_tile::rows, plan.order.begin(block),
+    gemm_strips strips{to,
+                       plan.a_panel_values(),
+                       0,
+                       gemm_tile::rows,
+                       row + begin * gemm_tile::rows,
+                       plan.order.begin(block),
                        plan.order.end(block)};
-    for (index_t panel = begin; panel < end; ++panel) strips.strips += rows_of_panel(row, panel).count == gemm_tile::rows;
+    for (index_t panel = begin; panel < end; ++panel)
+      strips.strips += rows_of_panel(row, panel).count == gemm_tile::rows;
     if (strips.strips) pack_strips(strips, a);
     for (index_t panel = begin + strips.strips; panel < end; ++panel) {
       auto const rows = rows_of_panel(row, panel);
-      pack_strips(gemm_strips{to + (panel - begin) * strips.strip_values, strips.strip_values, 1, rows.kernel_rows, rows.first,
-                              strips.k0, strips.k1}, a);
+      pack_strips(gemm_strips{to + (panel - begin) * strips.strip_values, strips.strip_values, 1, rows.kernel_rows,
+                              rows.first, strips.k0, strips.k1},
+                  a);
     }
   }
   gemm_plan::panel_rows rows_of_panel(index_t row, index_t panel) const {
@@ -178,7 +191,8 @@ class gemm_driver {
     for (index_t p0 = u.panel_begin; p0 < u.panel_end; p0 += chunk)
       for (index_t block = u.block_begin; block < u.block_end; ++block) {
         gemm_prefetch ahead;
-        slice s{block, u.col, width, workspace + (block - u.block_begin) % slices * plan.b_slice_values(), &ahead, steps, false};
+        slice s{block,  u.col, width, workspace + (block - u.block_begin) % slices * plan.b_slice_values(),
+                &ahead, steps, false};
         bool const fresh = p0 == u.panel_begin || slices == 1;
         if (fresh) s.packing = begin_packing(s);
         if (fresh && block + 1 < u.block_end) ahead = prefetch_columns(u.col, block + 1);
@@ -198,7 +212,10 @@ class gemm_driver {
     index_t const k0 = plan.order.begin(s.block), k1 = plan.order.end(s.block), panel = (k1 - k0) * gemm_tile::cols;
     bool const direct = b.k_stride != 1;
     int const done = direct ? s.width / gemm_tile::cols : 0, strips = int(ceil_div(s.width, gemm_tile::cols)) - done;
-    if (strips > 0) pack_strips(gemm_strips{s.packed + done * panel, panel, strips, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1}, b);
+    if (strips > 0)
+      pack_strips(
+          gemm_strips{s.packed + done * panel, panel, strips, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1},
+          b);
     return direct;
   }
 
@@ -208,8 +225,17 @@ class gemm_driver {
     index_t const i = (s.block - u.block_begin) * u.panels + panel;
     auto const [row, rows, kernel_rows] = rows_of_panel(u.row, panel);
     float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
-    gemm_tile_job job{packed_a + i * plan.a_panel_values(), order.begin(s.block), order.end(s.block), tiles, local_state,
-                      scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
+    gemm_tile_job job{packed_a + i * plan.a_panel_values(),
+                      order.begin(s.block),
+                      order.end(s.block),
+                      tiles,
+                      local_state,
+                      scratch,
+                      gemm_tile::cols,
+                      nullptr,
+                      epilogue.c.stride(0) * index_t(sizeof(C)),
+                      s.ahead,
+                      s.steps};
     index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols), b_panel = gemm_tile::cols * (job.k1 - job.k0);
     if (!plan.whole_k()) job.outer = state + (panel * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
     gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < u.panel_end);
@@ -225,15 +251,21 @@ class gemm_driver {
       }
       float* const packed = s.packed + j / gemm_tile::cols * b_panel;
       if (s.packing && cols == gemm_tile::cols)
-        call_kernel<gemm_tile::vectors>(kernel_rows, job, gemm_direct_columns<B>{b.at(s.col + j, job.k0), b.k_stride, packed});
+        call_kernel<gemm_tile::vectors>(kernel_rows, job,
+                                        gemm_direct_columns<B>{b.at(s.col + j, job.k0), b.k_stride, packed});
       else if (cols > lanes) call_kernel<gemm_tile::vectors>(kernel_rows, job, gemm_packed_columns{packed});
       else call_kernel<1>(kernel_rows, job, gemm_packed_columns{packed});
-      if (s.block + 1 == order.blocks && !in_place) epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
+      if (s.block + 1 == order.blocks && !in_place)
+        epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
     }
   }
   gemm_prefetch next_row_panel(gemm_tile_job const& job, int rows, bool exists) const {
     index_t const bytes = rows * (job.k1 - job.k0) * index_t(sizeof(float));
-    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()), gemm_prefetch::lines_bytes, 0, 1, 1,
+    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()),
+            gemm_prefetch::lines_bytes,
+            0,
+            1,
+            1,
             exists ? bytes / gemm_prefetch::lines_bytes : 0};
   }
   template <int V, class Columns>
@@ -290,8 +322,8 @@ struct kernel_for<gemm_t, device::host> {
     if (g.c.empty()) return;
     bool const across = g.c.stride(1) != 1 && g.c.stride(0) == 1;  // columns of c run fastest: c^T = b^T a^T
     auto const turn = [&](auto v) { return across && !v.empty() ? transposed(v) : v; };
-    detail::gemm_epilogue<C> const epilogue{turn(g.c), g.bias, across, g.activation, g.accumulate, turn(g.residual),
-                                            turn(g.pre_activation)};
+    detail::gemm_epilogue<C> const epilogue{
+        turn(g.c), g.bias, across, g.activation, g.accumulate, turn(g.residual), turn(g.pre_activation)};
     index_t const k = g.a.extent(1);
     if (k == 0) return store_zeros(epilogue);
     auto const rows = detail::make_gemm_operand<A>(g.a, 0);

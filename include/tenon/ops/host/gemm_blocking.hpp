@@ -29,12 +29,12 @@ inline constexpr int gemm_inner_levels = 9;
 /// between two blocks a tile of c is held by at most one unfinished chain and one node per outer level.
 struct gemm_order {
   index_t k = 0, leaf = 0, leaves = 0;
-  index_t block = 0;       ///< values of k in a block, the last of a group may have fewer
-  index_t group = 0;       ///< a subtree (one block) or a leaf (`pieces` blocks)
-  index_t pieces = 1;      ///< blocks of a group
+  index_t block = 0;   ///< values of k in a block, the last of a group may have fewer
+  index_t group = 0;   ///< a subtree (one block) or a leaf (`pieces` blocks)
+  index_t pieces = 1;  ///< blocks of a group
   index_t blocks = 0;
-  int inner_levels = 0;    ///< tree levels that live and die within a block
-  int slots = 0;           ///< tiles that must be kept between blocks, per tile of c
+  int inner_levels = 0;  ///< tree levels that live and die within a block
+  int slots = 0;         ///< tiles that must be kept between blocks, per tile of c
 
   gemm_order(index_t extent, index_t leaf_length) : k(extent) {
     leaf = leaf_length <= 0 || leaf_length > k ? std::max<index_t>(k, 1) : leaf_length;

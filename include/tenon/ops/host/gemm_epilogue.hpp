@@ -41,7 +41,8 @@ struct gemm_epilogue {
   }
 
   /// tile [rows, cols], `tile_stride` between rows, goes to c at (row, col).
-  TENON_NOINLINE void store_tile(float const* tile, index_t tile_stride, index_t row, index_t col, int rows, int cols) const {
+  TENON_NOINLINE void store_tile(float const* tile, index_t tile_stride, index_t row, index_t col, int rows,
+                                 int cols) const {
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < cols; j += lanes)
         store_lanes(simd::load(tile + i * tile_stride + j), row + i, col + j, std::min(lanes, cols - j));

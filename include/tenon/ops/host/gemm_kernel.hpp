@@ -11,8 +11,8 @@ namespace tenon::ops::detail {
 /// f(0), f(1), ... f(N - 1) with the index as a constant: what keeps an array of accumulators in registers.
 template <int N, class F>
 TENON_ALWAYS_INLINE void unrolled(F&& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) TENON_INLINE_LAMBDA { (f(std::integral_constant<int, I>{}), ...); }(
-      std::make_integer_sequence<int, N>{});
+  [&]<int... I>(std::integer_sequence<int, I...>) TENON_INLINE_LAMBDA { (f(std::integral_constant<int, I>{}), ...); }
+  (std::make_integer_sequence<int, N>{});
 }
 
 /// Keeps a loaded row of b in registers: compilers otherwise load it again for each row of the tile.
@@ -29,9 +29,9 @@ TENON_ALWAYS_INLINE simd::f32x16 pinned(simd::f32x16 x) {
 struct gemm_prefetch {
   static constexpr int lines_bytes = 2 * cache_line_bytes;
   char const* at = nullptr;
-  index_t stride = 0, jump = 0;      ///< bytes from step to step, and besides after a run
-  index_t count = 1, left = 1;       ///< steps of a run, and of this one
-  index_t remaining = 0;             ///< steps to go
+  index_t stride = 0, jump = 0;  ///< bytes from step to step, and besides after a run
+  index_t count = 1, left = 1;   ///< steps of a run, and of this one
+  index_t remaining = 0;         ///< steps to go
 
   TENON_ALWAYS_INLINE void step() {
     __builtin_prefetch(at, 0, 3);
@@ -46,7 +46,9 @@ struct gemm_prefetch {
 struct gemm_packed_columns {
   float const* at;
   template <int V>
-  TENON_ALWAYS_INLINE simd::f32x16 take() const { return simd::load(at + V * lanes); }
+  TENON_ALWAYS_INLINE simd::f32x16 take() const {
+    return simd::load(at + V * lanes);
+  }
   TENON_ALWAYS_INLINE void advance() { at += gemm_tile::cols; }
 };
 /// A column panel where it lies, its columns contiguous: it is packed while it is used for the first time.
@@ -66,16 +68,16 @@ struct gemm_direct_columns {
 
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
 struct gemm_tile_job {
-  float const* a;        ///< packed row panel, [k][R]
+  float const* a;  ///< packed row panel, [k][R]
   index_t k0, k1;
-  float* inner;          ///< gemm_inner_levels tiles in L1: nodes of this block's subtree
-  float* outer;          ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
-  float* out;            ///< where a finished tile goes
-  index_t out_stride;    ///< between its rows
-  char const* c;         ///< what will be written after the last block: fetched ahead
-  index_t c_stride;      ///< between its rows, in bytes
-  gemm_prefetch* next;   ///< taken further during the call
-  int steps;             ///< of `next`, for every eight values of k
+  float* inner;         ///< gemm_inner_levels tiles in L1: nodes of this block's subtree
+  float* outer;         ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
+  float* out;           ///< where a finished tile goes
+  index_t out_stride;   ///< between its rows
+  char const* c;        ///< what will be written after the last block: fetched ahead
+  index_t c_stride;     ///< between its rows, in bytes
+  gemm_prefetch* next;  ///< taken further during the call
+  int steps;            ///< of `next`, for every eight values of k
 };
 
 /// Adds the products of one block to a tile. R rows (at most gemm_tile::rows), V vectors of sixteen columns.
@@ -120,8 +122,9 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
       if (k < stop) multiply();
     }
     auto const node = [&](int level) TENON_INLINE_LAMBDA {
-      return level < order.inner_levels ? job.inner + level * gemm_tile::size
-                                        : job.outer + (level - order.inner_levels + order.first_node_slot()) * gemm_tile::size;
+      return level < order.inner_levels
+                 ? job.inner + level * gemm_tile::size
+                 : job.outer + (level - order.inner_levels + order.first_node_slot()) * gemm_tile::size;
     };
     bool const last = leaf + 1 == order.leaves;
     float* to = job.outer;
@@ -132,9 +135,8 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
         each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(p + at) + s; });
       }
       if (last) {
-        each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA {
-          simd::store(job.out + at / cols * job.out_stride + at % cols, s);
-        });
+        each([&](simd::f32x16& s, int at)
+                 TENON_INLINE_LAMBDA { simd::store(job.out + at / cols * job.out_stride + at % cols, s); });
         return;
       }
       to = node(std::popcount(nodes));
@@ -150,8 +152,9 @@ using gemm_kernel_function = void (*)(gemm_order const&, gemm_tile_job const&, C
 template <int V, class Columns>
 gemm_kernel_function<Columns> gemm_kernel_for(int rows) {
   constexpr int step = gemm_tile::row_step;
-  static constexpr gemm_kernel_function<Columns> kernels[3] = {
-      gemm_tile_kernel<step, V, Columns>, gemm_tile_kernel<2 * step, V, Columns>, gemm_tile_kernel<3 * step, V, Columns>};
+  static constexpr gemm_kernel_function<Columns> kernels[3] = {gemm_tile_kernel<step, V, Columns>,
+                                                               gemm_tile_kernel<2 * step, V, Columns>,
+                                                               gemm_tile_kernel<3 * step, V, Columns>};
   return kernels[rows / step - 1];
 }
 

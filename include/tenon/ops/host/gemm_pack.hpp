@@ -114,7 +114,9 @@ index_t pack_strip_along_k(int width, float* to, T const* from, index_t strip_st
 }
 #else
 template <class T>
-index_t pack_strip_along_k(int, float*, T const*, index_t, index_t) { return 0; }
+index_t pack_strip_along_k(int, float*, T const*, index_t, index_t) {
+  return 0;
+}
 #endif
 
 /// Strips whose k runs fastest in memory.
@@ -174,11 +176,16 @@ void pack_across_k(gemm_strips const& p, gemm_operand<T> const& operand) {
 template <class T>
 gemm_prefetch prefetch_of(gemm_operand<T> const& operand, index_t first, index_t last, index_t k0, index_t k1) {
   bool const along_k = operand.k_stride == 1;
-  index_t const runs = along_k ? last - first : k1 - k0, run_bytes = (along_k ? k1 - k0 : last - first) * index_t(sizeof(T));
+  index_t const runs = along_k ? last - first : k1 - k0,
+                run_bytes = (along_k ? k1 - k0 : last - first) * index_t(sizeof(T));
   index_t const run_stride = (along_k ? operand.strip_stride : operand.k_stride) * index_t(sizeof(T));
   index_t const steps = ceil_div(run_bytes, gemm_prefetch::lines_bytes);
-  return {reinterpret_cast<char const*>(operand.at(first, k0)), gemm_prefetch::lines_bytes,
-          run_stride - steps * gemm_prefetch::lines_bytes, steps, steps, runs * steps};
+  return {reinterpret_cast<char const*>(operand.at(first, k0)),
+          gemm_prefetch::lines_bytes,
+          run_stride - steps * gemm_prefetch::lines_bytes,
+          steps,
+          steps,
+          runs * steps};
 }
 
 template <class T>
