@@ -27,18 +27,23 @@ set(builds
   "${other}|-O3 -march=native -ffp-contract=fast")
 cmake_host_system_information(RESULT machine QUERY OS_PLATFORM)  # scripts have no CMAKE_HOST_SYSTEM_PROCESSOR
 if(machine MATCHES "^(x86_64|AMD64)$")
-  list(APPEND builds
-    "${CXX}|-O3 -mavx2 -mfma -mf16c -ffp-contract=fast"
-    "${other}|-O2 -mavx2 -mfma -mf16c -ffp-contract=off"
-    "${other}|-O3 -DTENON_SCALAR -mfma -ffp-contract=fast")
+  list(APPEND builds "${CXX}|-O3 -mavx2 -mfma -mf16c -ffp-contract=fast")
 endif()
-# NEON under an emulator, where both are installed (Debian: g++-aarch64-linux-gnu, qemu-user).
-find_program(neon aarch64-linux-gnu-g++ NO_CACHE)
-find_program(emulator NAMES qemu-aarch64 qemu-aarch64-static NO_CACHE)
-if(neon AND emulator)
-  list(APPEND builds "${neon}|-O2 -static -ffp-contract=fast|${emulator}")
-else()
-  message(STATUS "NEON is left out: aarch64-linux-gnu-g++ or qemu-aarch64 was not found")
+# With TENON_WIDE=1 in the environment: more of the same, and NEON under an emulator where both are installed (Debian:
+# g++-aarch64-linux-gnu, qemu-user).
+if(DEFINED ENV{TENON_WIDE})
+  if(machine MATCHES "^(x86_64|AMD64)$")
+    list(APPEND builds
+      "${other}|-O2 -mavx2 -mfma -mf16c -ffp-contract=off"
+      "${other}|-O3 -DTENON_SCALAR -mfma -ffp-contract=fast")
+  endif()
+  find_program(neon aarch64-linux-gnu-g++ NO_CACHE)
+  find_program(emulator NAMES qemu-aarch64 qemu-aarch64-static NO_CACHE)
+  if(neon AND emulator)
+    list(APPEND builds "${neon}|-O2 -static -ffp-contract=fast|${emulator}")
+  else()
+    message(STATUS "NEON is left out: aarch64-linux-gnu-g++ or qemu-aarch64 was not found")
+  endif()
 endif()
 
 set(failed FALSE)

@@ -7,23 +7,24 @@ set(work ${TENON_BINARY_DIR}/tests/one_hash)
 file(MAKE_DIRECTORY ${work})
 find_program(clang NAMES clang++ clang++-18 clang++-16 clang++-14 NO_CACHE)
 
-# compiler | flags
-set(builds
-  "${CXX}|-O1 -march=native -ffp-contract=off"
-  "${CXX}|-O3 -march=native -ffp-contract=fast"
-  "${CXX}|-O2 -DTENON_SCALAR -ffp-contract=fast")
-cmake_host_system_information(RESULT CMAKE_HOST_SYSTEM_PROCESSOR QUERY OS_PLATFORM)  # not set in scripts
-if(CMAKE_HOST_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  list(APPEND builds
-    "${CXX}|-O3 -march=x86-64-v3 -ffp-contract=fast"
-    "${CXX}|-O3 -DTENON_SCALAR -mfma -ffp-contract=fast")
+# compiler | flags; with TENON_WIDE=1 in the environment many more
+set(builds "${CXX}|-O1 -march=native -ffp-contract=off")
+cmake_host_system_information(RESULT machine QUERY OS_PLATFORM)  # scripts have no CMAKE_HOST_SYSTEM_PROCESSOR
+set(x86 FALSE)
+if(machine MATCHES "x86_64|AMD64")
+  set(x86 TRUE)
+  list(APPEND builds "${CXX}|-O3 -march=x86-64-v3 -ffp-contract=fast" "${CXX}|-O2 -DTENON_SCALAR -mfma -ffp-contract=fast")
 endif()
 if(clang)
-  list(APPEND builds
-    "${clang}|-O3 -march=native -ffp-contract=fast"
-    "${clang}|-O2 -DTENON_SCALAR -ffp-contract=fast")
-  if(CMAKE_HOST_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-    list(APPEND builds "${clang}|-O1 -march=x86-64-v3 -ffp-contract=fast")
+  list(APPEND builds "${clang}|-O2 -march=native -ffp-contract=fast")
+endif()
+if(DEFINED ENV{TENON_WIDE})
+  list(APPEND builds "${CXX}|-O3 -march=native -ffp-contract=fast" "${CXX}|-O2 -DTENON_SCALAR -ffp-contract=fast")
+  if(clang)
+    list(APPEND builds "${clang}|-O2 -DTENON_SCALAR -ffp-contract=fast")
+    if(x86)
+      list(APPEND builds "${clang}|-O1 -march=x86-64-v3 -ffp-contract=fast")
+    endif()
   endif()
 endif()
 
