@@ -87,18 +87,18 @@ template <class T>
 float const* sum_group(embedding_backward_args<T> const& a, row_groups const& groups, index_t g, index_t leaf,
                        index_t begin, sparse_tree& sums) {
   index_t const last = groups.begins[g + 1];
+  index_t i = groups.begins[g];
   sums.depth = 0;
-  for (index_t i = groups.begins[g]; i < last;) {
+  while (i < last) {
     index_t const l = groups.token(i) / leaf;
     float* const node = sums.push(l);
-    auto const add = [&](bool first) {
+    std::fill(node, node + sums.width, 0.0f);
+    for (; i < last && groups.token(i) / leaf == l; ++i) {
       T const* const d = row(a.d_out, groups.token(i)) + begin;
       for_lanes(0, sums.width, [&](index_t j, int n) TENON_INLINE_LAMBDA {
-        simd::store(node + j, (first ? simd::zeros() : simd::load(node + j, n)) + simd::load(d + j, n), n);
+        simd::store(node + j, simd::load(node + j, n) + simd::load(d + j, n), n);
       });
-      ++i;
-    };
-    for (add(true); i < last && groups.token(i) / leaf == l;) add(false);
+    }
   }
   return sums.finish();
 }
