@@ -102,7 +102,7 @@ TEST_CASE("gemm: leaves shorter than, equal to and longer than a block of k, cut
 }
 
 TEST_CASE("gemm: more k than fits into packed memory keeps the order") {
-  index_t const rows = ops::detail::gemm_plan::least_block_m + 13;
+  index_t const rows = ops::detail::gemm_plan::least_range * 2 + 13;
   owned<float> a(rows, 5003, stored::row_major, "a"), b(5003, 37, stored::row_major, "b"),
       c(rows, 37, stored::row_major);
   exec::host_context ctx(2);

@@ -12,86 +12,11 @@
 namespace tenon::ops {
 namespace detail {
 
-/// How the work is cut for the caches and threads. Changes time, never a bit of the result.
-struct gemm_plan {
-  static constexpr index_t packed_a_values = index_t(2) << 20;  ///< 8 MiB: in L3
-  static constexpr index_t least_block_m = 43 * gemm_tile::rows;
-  static constexpr index_t most_block_n = 8 * gemm_tile::cols;
-  static constexpr index_t least_block_n = 3 * gemm_tile::cols;
-  static constexpr index_t chunk_panels = 20;  ///< row panels whose state is kept in L2 at a time
-  static constexpr double least_parallel_work = 64.0 * 64 * 64;
-
-  index_t m, n;
-  gemm_order order;
-  index_t block_m;       ///< rows of packed a
-  index_t super_blocks;  ///< blocks of k of packed a
-  index_t block_n;       ///< columns of packed b, for one thread
-  index_t units_m;       ///< pieces of the rows of a block_m x block_n unit of work
-  int threads;
-
-  gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, int pool_threads) : m(rows), n(cols), order(k, leaf) {
-    constexpr index_t tile_rows = gemm_tile::rows, tile_cols = gemm_tile::cols;
-    threads = double(m) * double(n) * double(k) < least_parallel_work ? 1 : pool_threads;
-    index_t const padded_m = round_up(m, tile_rows), padded_k = order.blocks * order.block;
-    block_m = padded_m;
-    super_blocks = order.blocks;
-    if (padded_m * padded_k > packed_a_values) {
-      index_t const fits = std::max(packed_a_values / padded_k, least_block_m);
-      block_m = round_up(ceil_div(m, ceil_div(m, fits)), tile_rows);
-      index_t const blocks_that_fit = std::max<index_t>(1, packed_a_values / (block_m * order.block));
-      super_blocks = ceil_div(order.blocks, ceil_div(order.blocks, blocks_that_fit));
-    }
-    index_t const share = round_up(ceil_div(n, 4 * threads), tile_cols);
-    block_n = threads == 1 ? most_block_n : std::clamp(share, least_block_n, most_block_n);
-    block_n = round_up(ceil_div(n, ceil_div(n, block_n)), tile_cols);
-    index_t const units_n = ceil_div(n, block_n);
-    units_m = units_n >= 2 * threads || threads == 1 ? 1 : ceil_div(index_t(2 * threads), units_n);
-    units_m = std::min(units_m, ceil_div(block_m, tile_rows));
-  }
-  /// Rows of c that one row panel holds: `count` of `kernel_rows` are real.
-  struct panel_rows {
-    index_t first;
-    int count, kernel_rows;
-  };
-  /// Panel `panel` of the rows [first, end). What is left after whole panels is shared by the last two, if it is little:
-  /// a panel of one step of rows would wait for memory.
-  static panel_rows panel_at(index_t first, index_t end, index_t panel) {
-    constexpr index_t whole = gemm_tile::rows, step = gemm_tile::row_step;
-    index_t const panels = ceil_div(end - first, whole), rest = end - first - (panels - 1) * whole;
-    index_t at = first + panel * whole, rows = std::min(whole, end - at);
-    if (rest <= step && panel >= panels - 2 && panels > 1) {
-      rows = panel == panels - 2 ? 2 * step : step + rest;
-      at = panel == panels - 2 ? at : end - rows;
-    }
-    return {at, int(rows), int(round_up(rows, step))};
-  }
-  bool whole_k() const { return super_blocks >= order.blocks; }
-  index_t a_panel_values() const { return gemm_tile::rows * order.block + gemm_pack_slack; }
-  index_t b_slice_values() const { return block_n * order.block + gemm_pack_slack; }
-  index_t b_panels() const { return block_n / gemm_tile::cols; }
-};
-
-/// function(thread, i, next) for i in [0, n): on the calling thread when `threads` is one. `next` is what the same thread
-/// will do afterwards, or -1: near the end nothing is claimed ahead, so that no thread waits for another's backlog.
-template <class Function>
-void gemm_share(exec::thread_pool& pool, int threads, index_t n, Function&& function) {
-  if (threads == 1) {
-    for (index_t i = 0; i < n; ++i) function(0, i, i + 1 < n ? i + 1 : -1);
-    return;
-  }
-  std::atomic<index_t> counter{0};
-  pool.run([&](int t) {
-    auto const claim = [&] { return counter.fetch_add(1, std::memory_order_relaxed); };
-    for (index_t i = claim(); i < n;) {
-      bool const ahead = i + 3 * threads < n;
-      index_t const next = ahead ? claim() : -1;
-      function(t, i, next);
-      i = ahead ? next : claim();
-    }
-  });
-}
-
 /// One multiplication c [m,n] = a [m,k] b [k,n] with c's columns contiguous.
+///
+/// A thread takes a range of rows, packs it for itself, and goes through the columns unit by unit; threads that find no
+/// range of their own help with the units of others'. Nothing packed is shared: memory that travels between cores costs
+/// more than packing twice.
 template <class C, class A, class B>
 class gemm_driver {
  public:
@@ -102,76 +27,39 @@ class gemm_driver {
 
   void run() {
     arena_scope scope(memory);
-    index_t const panels = plan.block_m / gemm_tile::rows;
-    packed_a = memory.allocate<float>(panels * plan.super_blocks * plan.a_panel_values());
+    index_t const panels = plan.range_panels();
     chunk = plan.order.blocks > 1 ? std::min(gemm_plan::chunk_panels, panels) : panels;
-    slices = ceil_div(panels, plan.units_m) > chunk ? plan.super_blocks : 1;
+    slices = panels > chunk ? plan.super_blocks : 1;
     tile_state = plan.order.slots * gemm_tile::size;
-    workspace_values = round_up(slices * plan.b_slice_values(), lanes) + (gemm_inner_levels + 1) * gemm_tile::size +
-                       (plan.whole_k() ? chunk * plan.b_panels() * tile_state : 0);
-    workspaces = memory.allocate<float>(plan.threads * workspace_values);
-    if (!plan.whole_k()) state = memory.allocate<float>(panels * ceil_div(plan.n, gemm_tile::cols) * tile_state);
-    for (index_t row = 0; row < plan.m; row += plan.block_m)
-      for (index_t block = 0; block < plan.order.blocks; block += plan.super_blocks)
-        run_block(row, block, std::min(block + plan.super_blocks, plan.order.blocks));
+    layout.packed_b = round_up(panels * plan.super_blocks * plan.a_panel_values(), lanes);
+    layout.tiles = layout.packed_b + round_up(slices * plan.b_slice_values(), lanes);
+    layout.kept = layout.tiles + (gemm_inner_levels + 1) * gemm_tile::size;
+    layout.end = layout.kept + (plan.whole_k() ? chunk * plan.b_panels() * tile_state : 0);
+    workspaces = memory.allocate<float>(plan.threads * layout.end);
+    if (!plan.whole_k())
+      state = memory.allocate<float>(plan.ranges * panels * ceil_div(plan.n, gemm_tile::cols) * tile_state);
+    counters = memory.allocate<counter>(plan.ranges + 1);
+    for (index_t block = 0; block < plan.order.blocks; block += plan.super_blocks) {
+      for (index_t i = 0; i <= plan.ranges; ++i) new (counters + i) counter;
+      auto const work = [&](int thread) { run_thread(thread, block, std::min(block + plan.super_blocks, plan.order.blocks)); };
+      if (plan.threads == 1) work(0);
+      else pool.run(work);
+    }
   }
 
  private:
-  struct unit {
-    index_t row, panels;  ///< packed a: its first row, its panels
-    index_t panel_begin, panel_end;
-    index_t col;
-    index_t block_begin, block_end;
+  struct alignas(cache_line_bytes) counter {
+    std::atomic<index_t> next{0};
+    index_t claim() { return next.fetch_add(1, std::memory_order_relaxed); }
   };
-
-  /// Rows [row, row + block_m) and blocks of k [first, last).
-  void run_block(index_t row, index_t first, index_t last) {
-    index_t const panels = ceil_div(std::min(plan.block_m, plan.m - row), gemm_tile::rows);
-    index_t const groups = ceil_div(panels, pack_group);
-    gemm_share(pool, plan.threads, groups * (last - first), [&](int, index_t i, index_t) {
-      index_t const block = first + i / groups, panel = i % groups * pack_group;
-      pack_rows(row, panel, std::min(panel + pack_group, panels), block,
-                packed_a + (i / groups * panels + panel) * plan.a_panel_values());
-    });
-    index_t const units = ceil_div(plan.n, plan.block_n) * plan.units_m;
-    gemm_share(pool, plan.threads, units, [&](int thread, index_t i, index_t next) {
-      auto const unit_at = [&](index_t at) {
-        index_t const part = at % plan.units_m;
-        return unit{row,
-                    panels,
-                    panels * part / plan.units_m,
-                    panels * (part + 1) / plan.units_m,
-                    at / plan.units_m * plan.block_n,
-                    first,
-                    last};
-      };
-      run_unit(unit_at(i), next < 0 ? -1 : unit_at(next).col, workspaces + thread * workspace_values);
-    });
-  }
-
-  /// Row panels [begin, end) of a block of k; the last two may be strips of a width of their own.
-  void pack_rows(index_t row, index_t begin, index_t end, index_t block, float* to) const {
-    gemm_strips strips{to,
-                       plan.a_panel_values(),
-                       0,
-                       gemm_tile::rows,
-                       row + begin * gemm_tile::rows,
-                       plan.order.begin(block),
-                       plan.order.end(block)};
-    for (index_t panel = begin; panel < end; ++panel)
-      strips.strips += rows_of_panel(row, panel).count == gemm_tile::rows;
-    if (strips.strips) pack_strips(strips, a);
-    for (index_t panel = begin + strips.strips; panel < end; ++panel) {
-      auto const rows = rows_of_panel(row, panel);
-      pack_strips(gemm_strips{to + (panel - begin) * strips.strip_values, strips.strip_values, 1, rows.kernel_rows,
-                              rows.first, strips.k0, strips.k1},
-                  a);
-    }
-  }
-  gemm_plan::panel_rows rows_of_panel(index_t row, index_t panel) const {
-    return gemm_plan::panel_at(row, std::min(row + plan.block_m, plan.m), panel);
-  }
-
+  /// A range of rows against all columns, for blocks of k [first_block, last_block).
+  struct range {
+    index_t index, row, row_end;
+    index_t first_block, last_block;
+    float* workspace;
+    index_t panels() const { return ceil_div(row_end - row, gemm_tile::rows); }
+    gemm_plan::panel_rows rows_of(index_t panel) const { return gemm_plan::panel_at(row, row_end, panel); }
+  };
   /// One block of k of a unit's columns.
   struct slice {
     index_t block, col;
@@ -182,63 +70,90 @@ class gemm_driver {
     bool packing;  ///< whole column panels are packed by the row panel that uses them first
   };
 
-  /// `next_col` is where this thread goes on afterwards, or -1.
-  void run_unit(unit const& u, index_t next_col, float* workspace) const {
-    float* const tiles = workspace + round_up(slices * plan.b_slice_values(), lanes);
-    float* const kept = tiles + (gemm_inner_levels + 1) * gemm_tile::size;
-    int const width = int(std::min(plan.block_n, plan.n - u.col));
-    int const steps = u.panel_end - u.panel_begin < 4 ? 8 : 2;
-    for (index_t p0 = u.panel_begin; p0 < u.panel_end; p0 += chunk)
-      for (index_t block = u.block_begin; block < u.block_end; ++block) {
+  void run_thread(int thread, index_t first_block, index_t last_block) const {
+    auto const range_at = [&](index_t i) {
+      return range{i, i * plan.range_rows, std::min((i + 1) * plan.range_rows, plan.m), first_block, last_block,
+                   workspaces + thread * layout.end};
+    };
+    for (index_t i; (i = counters[plan.ranges].claim()) < plan.ranges;) run_range(range_at(i));
+    for (index_t i = 0; i < plan.ranges; ++i) run_range(range_at((thread + i) % plan.ranges));
+  }
+
+  /// Units of a range until none is left. The next one is claimed ahead, so that its columns can be fetched, but not near
+  /// the end: others may be free by then.
+  void run_range(range const& r) const {
+    index_t const units = ceil_div(plan.n, plan.block_n), margin = plan.threads == 1 ? 1 : 1 + 2 * ceil_div(plan.threads, plan.ranges);
+    counter& unit = counters[r.index];
+    bool packed = false;
+    for (index_t i = unit.claim(); i < units;) {
+      bool const ahead = i + margin < units;
+      index_t const next = ahead ? unit.claim() : units;
+      run_unit(r, i * plan.block_n, next * plan.block_n, packed);
+      packed = true;
+      i = ahead ? next : unit.claim();
+    }
+  }
+
+  /// `next_col` is where this thread goes on afterwards, if that is a column.
+  void run_unit(range const& r, index_t col, index_t next_col, bool a_is_packed) const {
+    int const width = int(std::min(plan.block_n, plan.n - col)), steps = r.panels() < 4 ? 8 : 2;
+    for (index_t p0 = 0; p0 < r.panels(); p0 += chunk)
+      for (index_t block = r.first_block; block < r.last_block; ++block) {
+        index_t const p1 = std::min(p0 + chunk, r.panels());
+        float* const packed_b = r.workspace + layout.packed_b + (block - r.first_block) % slices * plan.b_slice_values();
         gemm_prefetch ahead;
-        slice s{block,  u.col, width, workspace + (block - u.block_begin) % slices * plan.b_slice_values(),
-                &ahead, steps, false};
-        bool const fresh = p0 == u.panel_begin || slices == 1;
+        slice s{block, col, width, packed_b, &ahead, steps, false};
+        bool const fresh = p0 == 0 || slices == 1;
         if (fresh) s.packing = begin_packing(s);
-        if (fresh && block + 1 < u.block_end) ahead = prefetch_columns(u.col, block + 1);
-        else if (next_col >= 0 && block + 1 == u.block_end && p0 + chunk >= u.panel_end)
-          ahead = prefetch_columns(next_col, u.block_begin);
-        for (index_t p = p0; p < std::min(p0 + chunk, u.panel_end); ++p, s.packing = false)
-          run_panel(u, p, s, tiles, kept + (p - p0) * plan.b_panels() * tile_state);
+        if (fresh && block + 1 < r.last_block) ahead = prefetch_columns(col, block + 1);
+        else if (next_col < plan.n && block + 1 == r.last_block && p1 == r.panels())
+          ahead = prefetch_columns(next_col, r.first_block);
+        for (index_t p = p0; p < p1; ++p, s.packing = false) {
+          if (!a_is_packed && (p - p0) % pack_group == 0) pack_rows(r, p, std::min(p + pack_group, p1), block);
+          run_panel(r, p, s, r.workspace + layout.kept + (p - p0) * plan.b_panels() * tile_state);
+        }
       }
+  }
+
+  float* packed_a(range const& r, index_t panel, index_t block) const {
+    return r.workspace + ((block - r.first_block) * r.panels() + panel) * plan.a_panel_values();
+  }
+  /// Row panels [begin, end) of a block of k; the last two of a range may be strips of a width of their own.
+  void pack_rows(range const& r, index_t begin, index_t end, index_t block) const {
+    gemm_strips strips{packed_a(r, begin, block), plan.a_panel_values(),   0, gemm_tile::rows, r.rows_of(begin).first,
+                       plan.order.begin(block),   plan.order.end(block)};
+    for (index_t p = begin; p < end; ++p) strips.strips += r.rows_of(p).kernel_rows == gemm_tile::rows;
+    if (strips.strips) pack_strips(strips, a);
+    for (index_t p = begin + strips.strips; p < end; ++p) {
+      auto const rows = r.rows_of(p);
+      pack_strips(gemm_strips{packed_a(r, p, block), 0, 1, rows.kernel_rows, rows.first, strips.k0, strips.k1}, a);
+    }
   }
 
   gemm_prefetch prefetch_columns(index_t col, index_t block) const {
     return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
   }
-
   /// Packs the columns of a slice; or, when whole panels can be read where they lie, only a last narrow one.
   bool begin_packing(slice const& s) const {
     index_t const k0 = plan.order.begin(s.block), k1 = plan.order.end(s.block), panel = (k1 - k0) * gemm_tile::cols;
     bool const direct = b.k_stride != 1;
-    int const done = direct ? s.width / gemm_tile::cols : 0, strips = int(ceil_div(s.width, gemm_tile::cols)) - done;
-    if (strips > 0)
-      pack_strips(
-          gemm_strips{s.packed + done * panel, panel, strips, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1},
-          b);
+    int const done = direct ? s.width / gemm_tile::cols : 0, left = int(ceil_div(s.width, gemm_tile::cols)) - done;
+    if (left > 0)
+      pack_strips(gemm_strips{s.packed + done * panel, panel, left, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1}, b);
     return direct;
   }
 
   /// One row panel against all column panels of a slice.
-  void run_panel(unit const& u, index_t panel, slice const& s, float* tiles, float* local_state) const {
-    gemm_order const& order = plan.order;
-    index_t const i = (s.block - u.block_begin) * u.panels + panel;
-    auto const [row, rows, kernel_rows] = rows_of_panel(u.row, panel);
+  void run_panel(range const& r, index_t panel, slice const& s, float* local_state) const {
+    auto const [row, rows, kernel_rows] = r.rows_of(panel);
+    float* const tiles = r.workspace + layout.tiles;
     float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
-    gemm_tile_job job{packed_a + i * plan.a_panel_values(),
-                      order.begin(s.block),
-                      order.end(s.block),
-                      tiles,
-                      local_state,
-                      scratch,
-                      gemm_tile::cols,
-                      nullptr,
-                      epilogue.c.stride(0) * index_t(sizeof(C)),
-                      s.ahead,
-                      s.steps};
+    gemm_tile_job job{packed_a(r, panel, s.block), plan.order.begin(s.block), plan.order.end(s.block), tiles, local_state,
+                      scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
     index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols), b_panel = gemm_tile::cols * (job.k1 - job.k0);
-    if (!plan.whole_k()) job.outer = state + (panel * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
-    gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < u.panel_end);
+    if (!plan.whole_k())
+      job.outer = state + ((r.index * plan.range_panels() + panel) * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
+    gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < r.panels());
     for (int j = 0; j < s.width; j += gemm_tile::cols, job.outer += tile_state) {
       if (j + gemm_tile::cols >= s.width) job.next = &next_panel, job.steps = 4;
       int const cols = std::min(gemm_tile::cols, s.width - j);
@@ -251,29 +166,24 @@ class gemm_driver {
       }
       float* const packed = s.packed + j / gemm_tile::cols * b_panel;
       if (s.packing && cols == gemm_tile::cols)
-        call_kernel<gemm_tile::vectors>(kernel_rows, job,
-                                        gemm_direct_columns<B>{b.at(s.col + j, job.k0), b.k_stride, packed});
-      else if (cols > lanes) call_kernel<gemm_tile::vectors>(kernel_rows, job, gemm_packed_columns{packed});
-      else call_kernel<1>(kernel_rows, job, gemm_packed_columns{packed});
-      if (s.block + 1 == order.blocks && !in_place)
+        call<gemm_tile::vectors>(kernel_rows, job, gemm_direct_columns<B>{b.at(s.col + j, job.k0), b.k_stride, packed});
+      else if (cols > lanes) call<gemm_tile::vectors>(kernel_rows, job, gemm_packed_columns{packed});
+      else call<1>(kernel_rows, job, gemm_packed_columns{packed});
+      if (s.block + 1 == plan.order.blocks && !in_place)
         epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
     }
   }
   gemm_prefetch next_row_panel(gemm_tile_job const& job, int rows, bool exists) const {
     index_t const bytes = rows * (job.k1 - job.k0) * index_t(sizeof(float));
-    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()),
-            gemm_prefetch::lines_bytes,
-            0,
-            1,
-            1,
+    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()), gemm_prefetch::lines_bytes, 0, 1, 1,
             exists ? bytes / gemm_prefetch::lines_bytes : 0};
   }
   template <int V, class Columns>
-  void call_kernel(int rows, gemm_tile_job const& job, Columns columns) const {
+  void call(int rows, gemm_tile_job const& job, Columns columns) const {
     gemm_kernel_for<V, Columns>(rows)(plan.order, job, columns);
   }
 
-  static constexpr index_t pack_group = 8;  ///< row panels packed by one thread at a time
+  static constexpr index_t pack_group = 8;  ///< row panels packed at a time: their rows or columns are read whole
 
   exec::thread_pool& pool;
   arena& memory;
@@ -282,8 +192,12 @@ class gemm_driver {
   gemm_epilogue<C> epilogue;
   bool plain;
   gemm_plan plan;
-  float *packed_a = nullptr, *workspaces = nullptr, *state = nullptr;
-  index_t chunk = 0, slices = 0, tile_state = 0, workspace_values = 0;
+  counter* counters = nullptr;  ///< units of each range, then ranges
+  float *workspaces = nullptr, *state = nullptr;
+  index_t chunk = 0, slices = 0, tile_state = 0;
+  struct {
+    index_t packed_b, tiles, kept, end;
+  } layout{};  ///< of one thread's workspace, which begins with packed a
 };
 
 template <class T>

@@ -60,4 +60,74 @@ struct gemm_order {
 /// `tree::push` and `tree::finish` in one.
 constexpr std::uint64_t gemm_nodes_to_add(std::uint64_t q, bool last) { return last ? q : q & ~(q + 1); }
 
+/// How the work is cut for caches and threads. Changes time, never a bit of the result.
+struct gemm_plan {
+  static constexpr index_t packed_a_values = index_t(3) << 19;   ///< 6 MiB: in L3
+  static constexpr index_t least_range = 22 * gemm_tile::rows;
+  static constexpr index_t most_block_n = 8 * gemm_tile::cols;
+  static constexpr index_t least_block_n = 3 * gemm_tile::cols;
+  static constexpr index_t chunk_panels = 20;                    ///< row panels whose state is kept in L2 at a time
+  static constexpr double least_parallel_work = 64.0 * 64 * 64;
+
+  index_t m, n;
+  gemm_order order;
+  index_t range_rows;     ///< rows that a thread packs at a time
+  index_t ranges;
+  index_t super_blocks;   ///< blocks of k that a thread packs at a time
+  index_t block_n;        ///< columns of a unit of work
+  int threads;
+
+  gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, int pool_threads) : m(rows), n(cols), order(k, leaf) {
+    threads = double(m) * double(n) * double(k) < least_parallel_work ? 1 : pool_threads;
+    index_t const parts = row_parts();
+    range_rows = round_up(ceil_div(m, parts), gemm_tile::rows);
+    super_blocks = order.blocks;
+    index_t const padded_k = order.blocks * order.block;
+    if (range_rows * padded_k > packed_a_values) {
+      index_t const fits = std::max(packed_a_values / padded_k, least_range);
+      range_rows = std::min(range_rows, round_up(ceil_div(m, parts * ceil_div(m, parts * fits)), gemm_tile::rows));
+      index_t const blocks_that_fit = std::max<index_t>(1, packed_a_values / (range_rows * order.block));
+      super_blocks = ceil_div(order.blocks, ceil_div(order.blocks, blocks_that_fit));
+    }
+    ranges = ceil_div(m, range_rows);
+    index_t const share = round_up(ceil_div(n * parts, 4 * threads), gemm_tile::cols);
+    block_n = threads == 1 ? most_block_n : std::clamp(share, least_block_n, most_block_n);
+    block_n = round_up(ceil_div(n, ceil_div(n, block_n)), gemm_tile::cols);
+  }
+  bool whole_k() const { return super_blocks >= order.blocks; }
+  index_t range_panels() const { return range_rows / gemm_tile::rows; }
+  index_t a_panel_values() const { return gemm_tile::rows * order.block + lanes; }
+  index_t b_slice_values() const { return block_n * order.block; }
+  index_t b_panels() const { return block_n / gemm_tile::cols; }
+
+  /// Rows of c that one row panel holds: `count` of `kernel_rows` are real.
+  struct panel_rows {
+    index_t first;
+    int count, kernel_rows;
+  };
+  /// Panel `panel` of the rows [first, end). What is left after whole panels is shared by the last two, if it is little:
+  /// a panel of one step of rows would wait for memory.
+  static panel_rows panel_at(index_t first, index_t end, index_t panel) {
+    constexpr index_t whole = gemm_tile::rows, step = gemm_tile::row_step;
+    index_t const panels = ceil_div(end - first, whole), rest = end - first - (panels - 1) * whole;
+    index_t at = first + panel * whole, rows = std::min(whole, end - at);
+    if (rest <= step && panel >= panels - 2 && panels > 1) {
+      rows = panel == panels - 2 ? 2 * step : step + rest;
+      at = panel == panels - 2 ? at : end - rows;
+    }
+    return {at, int(rows), int(round_up(rows, step))};
+  }
+
+ private:
+  /// Into how many parts the rows are cut for threads (the columns into threads / parts): each thread packs its rows and
+  /// its columns, and this makes that least.
+  index_t row_parts() const {
+    auto const packed = [&](index_t parts) { return double(m) / double(parts) + double(n) * double(parts) / threads; };
+    index_t best = 1;
+    for (index_t parts = 2; parts <= threads; ++parts)
+      if (m >= parts * 4 * gemm_tile::rows && packed(parts) <= packed(best)) best = parts;
+    return best;
+  }
+};
+
 }  // namespace tenon::ops::detail

@@ -16,11 +16,9 @@ struct gemm_operand {
   T const* at(index_t strip, index_t k) const { return data + strip * strip_stride + k * k_stride; }
 };
 
-/// Values that packing may write past the end of a strip.
-inline constexpr index_t gemm_pack_slack = lanes;
-
 /// Neighbouring strips of `width` each: indices [first, first + strips * width) of an operand and k in [k0, k1) become
-/// to[strip * strip_values + k * width + index]; indices past the operand's extent become +0.
+/// to[strip * strip_values + k * width + index]; indices past the operand's extent become +0. Up to `lanes` values past
+/// the end of a strip may be written.
 struct gemm_strips {
   float* to;
   index_t strip_values;
