@@ -64,7 +64,8 @@ void check_gated(activation_kind kind, index_t rows, index_t f) {
 
 TEST_CASE_TEMPLATE("activations agree with the reference and its central differences", T, float, bf16, fp16) {
   for (auto const kind : kinds)
-    for (auto const& [rows, cols] : shapes) {
+    for (auto const& shape : shapes) {
+      index_t const rows = shape[0], cols = shape[1];
       CAPTURE(int(kind));
       CAPTURE(cols);
       check_plain<T>(kind, rows, cols);

@@ -50,8 +50,9 @@ struct problem {
 }  // namespace
 
 TEST_CASE_TEMPLATE("losses and gradients agree with the reference", T, float, bf16, fp16) {
-  for (auto const& [t, c, v] : {std::array<index_t, 3>{1, 1, 1}, {1, 3, 17}, {9, 16, 65}, {33, 20, 131}, {7, 5, 2500}})
+  for (auto const& shape : {std::array<index_t, 3>{1, 1, 1}, {1, 3, 17}, {9, 16, 65}, {33, 20, 131}, {7, 5, 2500}})
     for (float const cap : {0.0f, 3.0f}) {
+      index_t const t = shape[0], c = shape[1], v = shape[2];
       CAPTURE(v);
       CAPTURE(cap);
       problem<T> p{.t = t, .c = c, .v = v, .cap = cap};

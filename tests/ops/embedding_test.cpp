@@ -30,7 +30,8 @@ std::optional<float> node(std::map<index_t, float> const& leaves, index_t begin,
 
 TEST_CASE_TEMPLATE("embedding looks rows up and adds positions", T, float, bf16, fp16) {
   exec::host_context ctx(2);
-  for (auto const& [t, v, c] : {std::array<index_t, 3>{1, 1, 1}, {7, 5, 17}, {40, 300, 33}}) {
+  for (auto const& shape : {std::array<index_t, 3>{1, 1, 1}, {7, 5, 17}, {40, 300, 33}}) {
+    index_t const t = shape[0], v = shape[1], c = shape[2];
     auto const table = ref::random_values<T>(v * c, 1), places = ref::random_values<T>((t + 3) * c, 2);
     auto const tokens = random_tokens(t, v, 3);
     std::vector<index_t> positions;

@@ -49,8 +49,9 @@ std::vector<float> wide_values(index_t n, unsigned seed, int exponents) {
 
 TEST_CASE("the norm is the exact sum of the groups' squares") {
   for (int const exponents : {0, 3, 30, 60})
-    for (auto const& [rows, cols] :
+    for (auto const& shape :
          {std::array<index_t, 2>{1, 1}, {1, 15}, {3, 16}, {7, 33}, {100, 160}, {1, 100001}, {2003, 5}}) {
+      index_t const rows = shape[0], cols = shape[1];
       CAPTURE(exponents);
       CAPTURE(cols);
       auto const v = wide_values(rows * cols, unsigned(rows + exponents), exponents);

@@ -91,13 +91,14 @@ struct problem {
 
 template <class T, bool Centered>
 void check_shapes() {
-  for (auto const& [rows, cols, leaf] : {std::array<index_t, 3>{1, 1, 16},
-                                         {1, 7, 16},
-                                         {5, 16, 16},
-                                         {7, 33, 16},
-                                         {37, 19, 16},
-                                         {6, 48, 0},
-                                         {70, 5, 16}}) {
+  for (auto const& shape : {std::array<index_t, 3>{1, 1, 16},
+                            {1, 7, 16},
+                            {5, 16, 16},
+                            {7, 33, 16},
+                            {37, 19, 16},
+                            {6, 48, 0},
+                            {70, 5, 16}}) {
+    index_t const rows = shape[0], cols = shape[1], leaf = shape[2];
     CAPTURE(rows);
     CAPTURE(cols);
     problem<T, Centered> p{rows, cols, leaf};

@@ -132,7 +132,8 @@ TEST_CASE("SGD without momentum needs no buffer") {
 }
 
 TEST_CASE_TEMPLATE("Muon follows its reference, wide and tall", T, float, bf16) {
-  for (auto const& [rows, cols] : {std::array<index_t, 2>{1, 1}, {1, 9}, {5, 3}, {7, 16}, {37, 20}, {24, 50}}) {
+  for (auto const& shape : {std::array<index_t, 2>{1, 1}, {1, 9}, {5, 3}, {7, 16}, {37, 20}, {24, 50}}) {
+    index_t const rows = shape[0], cols = shape[1];
     CAPTURE(rows);
     problem<T> s{rows * cols};
     for (int step = 1; step <= 2; ++step) {
