@@ -10,7 +10,7 @@ namespace tenon::nn {
 
 /// x = table[token] (+ positions[position] when `max_positions` is not 0).
 /// @shape tokens [t]  table [vocabulary, width]  positions [max_positions, width]  x [t, width]
-struct embedding {
+struct token_embedding {
   std::string token_name, position_name;
   index_t vocabulary = 0, width = 0, max_positions = 0;
   float stddev = 0.02f;

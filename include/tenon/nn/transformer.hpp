@@ -16,7 +16,7 @@ template <class Norm>
 struct transformer {
   using layer = sequential<residual<Norm, self_attention>, residual<Norm, mlp>>;
 
-  nn::embedding embedding;
+  token_embedding embedding;
   float embedding_dropout = 0;
   repeat<layer> layers;
   std::string final_norm_name;
@@ -27,7 +27,7 @@ struct transformer {
 
   template <class T>
   struct parameters {
-    nn::embedding::parameters<T> embedding;
+    token_embedding::parameters<T> embedding;
     typename repeat<layer>::template parameters<T> layers;
     typename Norm::template parameters<T> final_norm;
     matrix_view<T> head;  ///< [vocabulary, width]
