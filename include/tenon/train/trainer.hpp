@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <tenon/core/error.hpp>
+#include <tenon/nn/pass.hpp>
 #include <tenon/ops/grad_norm.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
