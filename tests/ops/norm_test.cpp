@@ -176,6 +176,24 @@ TEST_CASE("d_x may alias everything, gradients may accumulate, weights may be ab
   }
 }
 
+TEST_CASE("no tokens: gradients are zero, or stay") {
+  exec::host_context ctx(2);
+  std::vector<float> w(20, 1.0f), d_weight = ref::poison(20), d_bias(20, 3.0f);
+  ops::layer_norm_backward_args<float> a{.d_out = matrix<float const>(w.data(), 0, 20),
+                                         .x = matrix<float const>(w.data(), 0, 20),
+                                         .weight = w.data(),
+                                         .d_x = matrix(w.data(), 0, 20),
+                                         .d_weight = d_weight.data(),
+                                         .leaf = 16};
+  ops::layer_norm_backward(ctx, a);
+  a.d_weight = nullptr, a.d_bias = d_bias.data(), a.accumulate = true;
+  ops::layer_norm_backward(ctx, a);
+  for (std::size_t j = 0; j < 20; ++j) {
+    CHECK(d_weight[j] == 0.0f);
+    CHECK(d_bias[j] == 3.0f);
+  }
+}
+
 TEST_CASE("norms reject shapes that differ") {
   exec::host_context ctx(1);
   std::vector<float> v(12);

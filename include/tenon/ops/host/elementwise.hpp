@@ -91,8 +91,7 @@ struct kernel_for<column_sum_t, device::host> {
                     "tenon::column_sum: the columns of x are not adjacent. Fix: pass the matrix, not transposed.");
     index_t const leaf = detail::leaf_length(a.leaf, rows), leaves = ceil_div(rows, leaf);
     arena_scope scope(ctx.scratch());
-    float* const sums = ctx.scratch().allocate<float>(std::max<index_t>(1, leaves) * cols);
-    if (leaves == 0) std::fill(sums, sums + cols, 0.0f);
+    float* const sums = ctx.scratch().allocate<float>(leaves * cols);
     // Whole rows of 1024 columns: 4 KiB of sums stay in the first cache. Few leaves are cut further, for every thread.
     index_t const width = leaves >= 2 * ctx.pool().size() ? 1024 : 128, pieces = ceil_div(cols, width);
     ctx.pool().for_each(leaves * pieces, [&](index_t i) {

@@ -48,7 +48,7 @@ TENON_ALWAYS_INLINE void for_each_constant(Function&& function) {
 }
 
 /// out [n] = (or +=) the tree over the rows of `leaves` [count, n]; overwrites `leaves`.
-/// The same additions as `tenon::tree`: the pairs one apart, then two apart, four apart, ...
+/// The same additions as `tenon::tree`: the pairs one apart, then two apart, four apart, ... Of no leaves the sum is 0.
 inline void combine_leaves(exec::host_context& ctx, float* leaves, index_t count, index_t n, float* out,
                            bool accumulate) {
   index_t const width = 1024;
@@ -62,7 +62,7 @@ inline void combine_leaves(exec::host_context& ctx, float* leaves, index_t count
         });
       }
     for_lanes(begin, end, [&](index_t j, int k) TENON_INLINE_LAMBDA {
-      auto const sum = simd::load(leaves + j, k);
+      auto const sum = count > 0 ? simd::load(leaves + j, k) : simd::zeros();
       simd::store(out + j, accumulate ? simd::load(out + j, k) + sum : sum, k);
     });
   });
