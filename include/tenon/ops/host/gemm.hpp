@@ -33,7 +33,8 @@ class gemm_driver {
     tile_state = plan.order.slots * gemm_tile::size;
     layout.packed_b = round_up(panels * plan.super_blocks * plan.a_panel_values(), lanes);
     layout.tiles = layout.packed_b + round_up(slices * plan.b_slice_values(), lanes);
-    layout.kept = layout.tiles + (gemm_inner_levels + 1) * gemm_tile::size;
+    layout.turned = layout.tiles + (gemm_inner_levels + 1) * gemm_tile::size;
+    layout.kept = layout.turned + gemm_turned_columns<B>::space_values;
     layout.end = layout.kept + (plan.whole_k() ? chunk * plan.b_panels() * tile_state : 0);
     workspaces = memory.allocate<float>(plan.threads * layout.end);
     if (!plan.whole_k())
@@ -59,6 +60,8 @@ class gemm_driver {
     float* workspace;
     index_t panels() const { return ceil_div(row_end - row, gemm_tile::rows); }
     gemm_plan::panel_rows rows_of(index_t panel) const { return gemm_plan::panel_at(row, row_end, panel); }
+    /// So few that columns are not worth packing.
+    bool few() const { return row_end - row <= gemm_tile::row_step; }
   };
   /// One block of k of a unit's columns.
   struct slice {
@@ -67,7 +70,7 @@ class gemm_driver {
     float* packed;
     gemm_prefetch* ahead;
     int steps;
-    bool packing;  ///< whole column panels are packed by the row panel that uses them first
+    bool packing;  ///< whole column panels are read where they lie, and packed for other row panels
   };
 
   void run_thread(int thread, index_t first_block, index_t last_block) const {
@@ -104,7 +107,7 @@ class gemm_driver {
         gemm_prefetch ahead;
         slice s{block, col, width, packed_b, &ahead, steps, false};
         bool const fresh = p0 == 0 || slices == 1;
-        if (fresh) s.packing = begin_packing(s);
+        if (fresh) s.packing = begin_packing(r, s);
         if (fresh && block + 1 < r.last_block) ahead = prefetch_columns(col, block + 1);
         else if (next_col < plan.n && block + 1 == r.last_block && p1 == r.panels())
           ahead = prefetch_columns(next_col, r.first_block);
@@ -134,9 +137,9 @@ class gemm_driver {
     return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
   }
   /// Packs the columns of a slice; or, when whole panels can be read where they lie, only a last narrow one.
-  bool begin_packing(slice const& s) const {
+  bool begin_packing(range const& r, slice const& s) const {
     index_t const k0 = plan.order.begin(s.block), k1 = plan.order.end(s.block), panel = (k1 - k0) * gemm_tile::cols;
-    bool const direct = b.k_stride != 1;
+    bool const direct = b.k_stride != 1 || r.few();
     int const done = direct ? s.width / gemm_tile::cols : 0, left = int(ceil_div(s.width, gemm_tile::cols)) - done;
     if (left > 0)
       pack_strips(gemm_strips{s.packed + done * panel, panel, left, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1}, b);
@@ -150,7 +153,7 @@ class gemm_driver {
     float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
     gemm_tile_job job{packed_a(r, panel, s.block), plan.order.begin(s.block), plan.order.end(s.block), tiles, local_state,
                       scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
-    index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols), b_panel = gemm_tile::cols * (job.k1 - job.k0);
+    index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols);
     if (!plan.whole_k())
       job.outer = state + ((r.index * plan.range_panels() + panel) * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
     gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < r.panels());
@@ -164,11 +167,7 @@ class gemm_driver {
         job.out = in_place ? to : scratch;
         job.out_stride = in_place ? epilogue.c.stride(0) : index_t(gemm_tile::cols);
       }
-      float* const packed = s.packed + j / gemm_tile::cols * b_panel;
-      if (s.packing && cols == gemm_tile::cols)
-        call<gemm_tile::vectors>(kernel_rows, job, gemm_direct_columns<B>{b.at(s.col + j, job.k0), b.k_stride, packed});
-      else if (cols > lanes) call<gemm_tile::vectors>(kernel_rows, job, gemm_packed_columns{packed});
-      else call<1>(kernel_rows, job, gemm_packed_columns{packed});
+      run_tile(r, s, j, cols, kernel_rows, job);
       if (s.block + 1 == plan.order.blocks && !in_place)
         epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
     }
@@ -178,9 +177,25 @@ class gemm_driver {
     return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()), gemm_prefetch::lines_bytes, 0, 1, 1,
             exists ? bytes / gemm_prefetch::lines_bytes : 0};
   }
-  template <int V, class Columns>
-  void call(int rows, gemm_tile_job const& job, Columns columns) const {
-    gemm_kernel_for<V, Columns>(rows)(plan.order, job, columns);
+  /// Columns [j, j + cols) of a slice.
+  void run_tile(range const& r, slice const& s, int j, int cols, int rows, gemm_tile_job const& job) const {
+    constexpr int step = gemm_tile::row_step, V = gemm_tile::vectors;
+    index_t const col = s.col + j;
+    float* const packed = s.packed + j * (job.k1 - job.k0);
+    if (!s.packing || cols < gemm_tile::cols) {
+      gemm_packed_columns const columns{packed};
+      if (cols > lanes) call_gemm_kernel<V, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, columns);
+      else call_gemm_kernel<1, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, columns);
+    } else if (!r.few()) {
+      gemm_direct_columns<B, true> const columns{b.at(col, job.k0), b.k_stride, packed};
+      call_gemm_kernel<V, 2 * step, 3 * step>(rows, plan.order, job, columns);
+    } else if (b.k_stride != 1) {
+      gemm_direct_columns<B, false> const columns{b.at(col, job.k0), b.k_stride, nullptr};
+      call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
+    } else {
+      gemm_turned_columns<B> const columns{b, col, job.k0, job.k1, r.workspace + layout.turned};
+      call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
+    }
   }
 
   static constexpr index_t pack_group = 8;  ///< row panels packed at a time: their rows or columns are read whole
@@ -196,7 +211,7 @@ class gemm_driver {
   float *workspaces = nullptr, *state = nullptr;
   index_t chunk = 0, slices = 0, tile_state = 0;
   struct {
-    index_t packed_b, tiles, kept, end;
+    index_t packed_b, tiles, turned, kept, end;
   } layout{};  ///< of one thread's workspace, which begins with packed a
 };
 

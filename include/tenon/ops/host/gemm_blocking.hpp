@@ -11,13 +11,15 @@
 namespace tenon::ops::detail {
 
 /// The part of c that one kernel call keeps in registers: `rows` x (`vectors` * 16). 24 of 32 zmm, 12 of 16 ymm.
-/// A last tile of fewer rows uses a kernel of a multiple of `row_step` rows.
+/// A last tile of fewer rows uses a kernel of 1, 2 or a multiple of `row_step` rows.
 struct gemm_tile {
   static constexpr int rows = TENON_SIMD_AVX512() ? 12 : 6;
   static constexpr int vectors = TENON_SIMD_AVX512() ? 2 : 1;
   static constexpr int row_step = rows / 3;
   static constexpr int cols = vectors * lanes;
   static constexpr int size = rows * cols;
+  /// Rows of the smallest kernel that does `count` rows.
+  static constexpr int kernel_rows(index_t count) { return int(count <= 2 ? count : round_up(count, row_step)); }
 };
 
 /// Most values of k in one block: a row panel of a block stays in L1 while column panels stream by.
@@ -115,7 +117,7 @@ struct gemm_plan {
       rows = panel == panels - 2 ? 2 * step : step + rest;
       at = panel == panels - 2 ? at : end - rows;
     }
-    return {at, int(rows), int(round_up(rows, step))};
+    return {at, int(rows), gemm_tile::kernel_rows(rows)};
   }
 
  private:

@@ -51,8 +51,8 @@ struct gemm_packed_columns {
   }
   TENON_ALWAYS_INLINE void advance() { at += gemm_tile::cols; }
 };
-/// A column panel where it lies, its columns contiguous: it is packed while it is used for the first time.
-template <class T>
+/// A column panel where it lies, its columns contiguous. `Keep`: it is packed while it is used for the first time.
+template <class T, bool Keep>
 struct gemm_direct_columns {
   T const* at;
   index_t k_stride;
@@ -60,10 +60,13 @@ struct gemm_direct_columns {
   template <int V>
   TENON_ALWAYS_INLINE simd::f32x16 take() const {
     simd::f32x16 const x = simd::load(at + V * lanes);
-    simd::store(to + V * lanes, x);
+    if constexpr (Keep) simd::store(to + V * lanes, x);
     return x;
   }
-  TENON_ALWAYS_INLINE void advance() { at += k_stride, to += gemm_tile::cols; }
+  TENON_ALWAYS_INLINE void advance() {
+    at += k_stride;
+    if constexpr (Keep) to += gemm_tile::cols;
+  }
 };
 
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
@@ -148,14 +151,12 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
 template <class Columns>
 using gemm_kernel_function = void (*)(gemm_order const&, gemm_tile_job const&, Columns);
 
-/// The kernel for a tile of `rows` (a multiple of row_step) by V vectors of columns.
-template <int V, class Columns>
-gemm_kernel_function<Columns> gemm_kernel_for(int rows) {
-  constexpr int step = gemm_tile::row_step;
-  static constexpr gemm_kernel_function<Columns> kernels[3] = {gemm_tile_kernel<step, V, Columns>,
-                                                               gemm_tile_kernel<2 * step, V, Columns>,
-                                                               gemm_tile_kernel<3 * step, V, Columns>};
-  return kernels[rows / step - 1];
+/// The kernel for a tile of `rows`, which is one of R, by V vectors of columns.
+template <int V, int... R, class Columns>
+void call_gemm_kernel(int rows, gemm_order const& order, gemm_tile_job const& job, Columns const& columns) {
+  gemm_kernel_function<Columns> kernel = nullptr;
+  ((rows == R ? void(kernel = gemm_tile_kernel<R, V, Columns>) : void()), ...);
+  kernel(order, job, columns);
 }
 
 }  // namespace tenon::ops::detail

@@ -17,8 +17,8 @@ struct gemm_operand {
 };
 
 /// Neighbouring strips of `width` each: indices [first, first + strips * width) of an operand and k in [k0, k1) become
-/// to[strip * strip_values + k * width + index]; indices past the operand's extent become +0. Up to `lanes` values past
-/// the end of a strip may be written.
+/// to[strip * strip_values + k * width + index]. What stands for indices past the operand's extent is of no consequence.
+/// Up to `lanes` values past the end of a strip may be written.
 struct gemm_strips {
   float* to;
   index_t strip_values;
@@ -44,13 +44,20 @@ TENON_ALWAYS_INLINE void transpose_4x4_twice(__m256 const (&r)[4], __m256 (&c)[4
   c[2] = _mm256_shuffle_ps(b, e, 0x44);
   c[3] = _mm256_shuffle_ps(b, e, 0xee);
 }
-/// from [8 rows][8 k] becomes to [8 k][8 rows].
-template <class T>
-TENON_ALWAYS_INLINE void transpose_8x8(float* to, index_t to_stride, T const* from, index_t from_stride) {
+/// Rows of a strip; those past its end, of which nothing is used, are the last one again.
+template <class T, bool Whole>
+struct gemm_strip_rows {
+  T const* from;
+  index_t stride, last;
+  T const* operator()(index_t i) const { return from + (Whole ? i : std::min(i, last)) * stride; }
+};
+/// Eight rows from `first` on, k in [k, k + 8), become to [8 k][8 rows].
+template <class Rows>
+TENON_ALWAYS_INLINE void transpose_8x8(float* to, index_t to_stride, Rows rows, index_t first, index_t k) {
   __m256 near[4], far[4], c[4];  // k 0-3 and k 4-7: row i in the low half, row i + 4 in the high one
   unrolled<4>([&](auto i) TENON_INLINE_LAMBDA {
-    T const *low = from + i * from_stride, *high = low + 4 * from_stride;
-    if constexpr (std::same_as<T, float>) {
+    auto const *low = rows(first + i) + k, *high = rows(first + i + 4) + k;
+    if constexpr (std::same_as<decltype(low), float const*>) {
       near[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
       far[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
     } else {
@@ -64,16 +71,16 @@ TENON_ALWAYS_INLINE void transpose_8x8(float* to, index_t to_stride, T const* fr
   transpose_4x4_twice(far, c);
   unrolled<4>([&](auto i) TENON_INLINE_LAMBDA { _mm256_storeu_ps(to + (i + 4) * to_stride, c[i]); });
 }
-/// from [Width rows][8 k] becomes to [8 k][Width]. In units of four rows: what is written past Width is overwritten by
-/// the next k.
-template <int Width, class T>
-TENON_ALWAYS_INLINE void transpose_narrow(float* to, T const* from, index_t from_stride) {
+/// Width rows, k in [k, k + 8), become to [8 k][Width]. In units of four rows: what is written past Width is overwritten
+/// by the next k.
+template <int Width, class Rows>
+TENON_ALWAYS_INLINE void transpose_narrow(float* to, Rows rows, index_t k) {
   constexpr int units = (Width + 3) / 4;
   __m256 c[units][4];
   unrolled<units>([&](auto u) TENON_INLINE_LAMBDA {
     __m256 r[4];
     unrolled<4>([&](auto i) TENON_INLINE_LAMBDA {
-      if constexpr (4 * u + i < Width) r[i] = load_8(from + (4 * u + i) * from_stride);
+      if constexpr (4 * u + i < Width) r[i] = load_8(rows(4 * u + i) + k);
       else r[i] = _mm256_setzero_ps();
     });
     transpose_4x4_twice(r, c[u]);
@@ -88,31 +95,36 @@ TENON_ALWAYS_INLINE void transpose_narrow(float* to, T const* from, index_t from
   });
 }
 
-/// The part of a whole strip whose k come in eights; returns how far it came.
-template <int Width, class T>
-index_t pack_strip_along_k(float* to, T const* from, index_t strip_stride, index_t length) {
+/// The part of a strip whose k come in eights; returns how far it came.
+template <int Width, class Rows>
+index_t pack_strip_along_k(float* to, Rows rows, index_t length) {
   index_t k = 0;
   for (; k + 8 <= length; k += 8) {
-    if constexpr (Width % 8 == 0 && Width >= lanes) {
-      for (int s = 0; s < Width; s += 8)
-        transpose_8x8(to + k * Width + s, Width, from + s * strip_stride + k, strip_stride);
+    if constexpr (Width >= lanes) {
+      for (int s = 0; s < Width; s += 8) transpose_8x8(to + k * Width + s, Width, rows, s, k);
     } else {
-      transpose_narrow<Width>(to + k * Width, from + k, strip_stride);
+      transpose_narrow<Width>(to + k * Width, rows, k);
     }
   }
   return k;
 }
-template <class T>
-index_t pack_strip_along_k(int width, float* to, T const* from, index_t strip_stride, index_t length) {
+template <class Rows>
+index_t pack_strip_along_k(int width, float* to, Rows rows, index_t length) {
   constexpr int step = gemm_tile::row_step;
-  if (width == gemm_tile::cols) return pack_strip_along_k<gemm_tile::cols>(to, from, strip_stride, length);
-  if (width == 3 * step) return pack_strip_along_k<3 * step>(to, from, strip_stride, length);
-  if (width == 2 * step) return pack_strip_along_k<2 * step>(to, from, strip_stride, length);
-  return pack_strip_along_k<step>(to, from, strip_stride, length);
+  if (width == gemm_tile::cols) return pack_strip_along_k<gemm_tile::cols>(to, rows, length);
+  if (width == 3 * step) return pack_strip_along_k<3 * step>(to, rows, length);
+  if (width == 2 * step) return pack_strip_along_k<2 * step>(to, rows, length);
+  if (width == step) return pack_strip_along_k<step>(to, rows, length);
+  return 0;
 }
 #else
-template <class T>
-index_t pack_strip_along_k(int, float*, T const*, index_t, index_t) {
+template <class T, bool Whole>
+struct gemm_strip_rows {
+  T const* from;
+  index_t stride, last;
+};
+template <class Rows>
+index_t pack_strip_along_k(int, float*, Rows, index_t) {
   return 0;
 }
 #endif
@@ -122,13 +134,15 @@ template <class T>
 void pack_along_k(gemm_strips const& p, gemm_operand<T> const& operand) {
   index_t const length = p.k1 - p.k0;
   for (int strip = 0; strip < p.strips; ++strip) {
-    index_t const at = p.first + strip * p.width;
-    int const rows = int(std::min<index_t>(p.width, operand.strip_extent - at));
+    index_t const first = p.first + strip * p.width, last = std::min<index_t>(p.width, operand.strip_extent - first) - 1;
     float* const to = p.to + strip * p.strip_values;
-    index_t const done =
-        rows == p.width ? pack_strip_along_k(p.width, to, operand.at(at, p.k0), operand.strip_stride, length) : 0;
-    for (index_t k = done; k < length; ++k)
-      for (int i = 0; i < p.width; ++i) to[k * p.width + i] = i < rows ? float(*operand.at(at + i, p.k0 + k)) : 0.0f;
+    T const* const from = operand.at(first, p.k0);
+    index_t const stride = operand.strip_stride;
+    index_t k = last + 1 == p.width
+                    ? pack_strip_along_k(p.width, to, gemm_strip_rows<T, true>{from, stride, last}, length)
+                    : pack_strip_along_k(p.width, to, gemm_strip_rows<T, false>{from, stride, last}, length);
+    for (; k < length; ++k)
+      for (index_t i = 0; i < p.width; ++i) to[k * p.width + i] = float(from[std::min(i, last) * stride + k]);
   }
 }
 
@@ -185,6 +199,41 @@ gemm_prefetch prefetch_of(gemm_operand<T> const& operand, index_t first, index_t
           steps,
           runs * steps};
 }
+
+/// A whole column panel whose k runs fastest in memory and that is used once: turned a few k ahead of the kernel.
+template <class T>
+class gemm_turned_columns {
+ public:
+  static constexpr int half = 8, space_values = 2 * half * gemm_tile::cols;
+  /// `space` holds two halves, [k][gemm_tile::cols]: what is read was written some time ago.
+  gemm_turned_columns(gemm_operand<T> const& operand, index_t first_col, index_t k0, index_t k1, float* space_for_two)
+      : source(operand), col(first_col), k(k0), end(k1), space(space_for_two) {
+    refill();
+    refill();
+  }
+  template <int V>
+  TENON_ALWAYS_INLINE simd::f32x16 take() const {
+    return simd::load(space + at * gemm_tile::cols + V * lanes);
+  }
+  TENON_ALWAYS_INLINE void advance() {
+    if (++at % half == 0) {
+      refill();
+      at %= 2 * half;
+    }
+  }
+
+ private:
+  TENON_NOINLINE void refill() {
+    index_t const next = std::min(k + half, end);
+    if (k < next) pack_along_k(gemm_strips{space + to * half * gemm_tile::cols, 0, 1, gemm_tile::cols, col, k, next}, source);
+    k = next;
+    to = 1 - to;
+  }
+  gemm_operand<T> source;
+  index_t col, k, end;
+  float* space;
+  int at = 0, to = 0;
+};
 
 template <class T>
 void pack_strips(gemm_strips const& p, gemm_operand<T> const& operand) {
