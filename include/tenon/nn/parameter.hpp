@@ -5,27 +5,15 @@
 #include <string_view>
 #include <vector>
 
+#include <tenon/core/parameter.hpp>
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/core/view.hpp>
 
 namespace tenon::nn {
 
-/// Normal with this standard deviation and mean `mean` (0 deviation: the constant `mean`).
-struct initializer {
-  float stddev = 0;
-  float mean = 0;
-};
-/// What an optimizer may do with a parameter: Muon takes matrices, weight decay takes matrices and embeddings.
-enum class parameter_kind { matrix, embedding, vector };
-
-/// One named tensor, as files know it: row-major [rows, cols] (a vector has one row) at `offset` of the flat buffer.
-struct parameter_spec {
-  std::string name;
-  index_t rows = 1, cols = 0, offset = 0;
-  initializer init{};
-  parameter_kind kind = parameter_kind::matrix;
-  index_t size() const { return rows * cols; }
-};
+using tenon::initializer;
+using tenon::parameter_kind;
+using tenon::parameter_spec;
 
 /// A block of rows with a name of its own in files: the q, k and v of a fused projection.
 struct row_piece {

@@ -2,7 +2,7 @@
 #pragma once
 #include <span>
 
-#include <tenon/nn/parameter.hpp>
+#include <tenon/core/parameter.hpp>
 #include <tenon/ops/update.hpp>
 #include <tenon/policy/optimizer.hpp>
 
@@ -37,13 +37,13 @@ struct update_target {
   float* first;
   float* second;
   T* storage;
-  nn::parameter_spec const* spec;
+  parameter_spec const* spec;
   float decay;
 };
 
 /// One step of Rule for every parameter. @param step 1-based @param gradient_scale multiplies every gradient (clipping)
 template <OptimizerPolicy Rule, class Context, class T>
-void update(Context& context, std::span<nn::parameter_spec const> specs, optimizer_buffers<T> const& buffers,
+void update(Context& context, std::span<parameter_spec const> specs, optimizer_buffers<T> const& buffers,
             optimizer_options const& options, float learning_rate, index_t step, float gradient_scale) {
   for (auto const& spec : specs) {
     index_t const at = spec.offset;
@@ -53,8 +53,8 @@ void update(Context& context, std::span<nn::parameter_spec const> specs, optimiz
                                   buffers.second ? buffers.second + at : nullptr,
                                   buffers.storage ? buffers.storage + at : nullptr,
                                   &spec,
-                                  spec.kind == nn::parameter_kind::vector ? 0 : options.weight_decay};
-    bool const muon = std::same_as<Rule, optimizer::muon>, matrix = spec.kind == nn::parameter_kind::matrix;
+                                  spec.kind == parameter_kind::vector ? 0 : options.weight_decay};
+    bool const muon = std::same_as<Rule, optimizer::muon>, matrix = spec.kind == parameter_kind::matrix;
     if constexpr (std::same_as<Rule, optimizer::lion>) {
       ops::lion_update(context, ops::lion_update_args<T>{.parameter = target.parameter,
                                                          .gradient = target.gradient,
