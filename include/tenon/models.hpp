@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Families of models as compositions of blocks.
+#include <tenon/models/check.hpp>
+#include <tenon/models/gpt2.hpp>
+#include <tenon/models/llama.hpp>
