@@ -101,6 +101,15 @@ TEST_CASE("gemm: leaves shorter than, equal to and longer than a block of k, cut
       check_bits<float, float, float>({13, 35, k, leaf, stored::column_major, stored::row_major, stored::row_major, 2});
 }
 
+TEST_CASE("gemm: few rows, many columns, several threads") {
+  for (index_t m : {index_t(1), index_t(2), index_t(3), index_t(4), index_t(9)})
+    for (auto order : {stored::row_major, stored::column_major})
+      for (index_t leaf : {index_t(0), index_t(48)}) {
+        check_bits<float, float, float>({m, 4501, 133, leaf, stored::row_major, order, stored::row_major, 3});
+        check_bits<float, float, bf16>({m, 2310, 133, leaf, stored::row_major, order, stored::row_major, 2});
+      }
+}
+
 TEST_CASE("gemm: more k than fits into packed memory keeps the order") {
   index_t const rows = ops::detail::gemm_plan::least_range * 2 + 13;
   owned<float> a(rows, 5003, stored::row_major, "a"), b(5003, 37, stored::row_major, "b"),

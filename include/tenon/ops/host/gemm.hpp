@@ -23,7 +23,7 @@ class gemm_driver {
   gemm_driver(exec::host_context& ctx, gemm_operand<A> left, gemm_operand<B> right, index_t k, index_t leaf,
               gemm_epilogue<C> const& e)
       : pool(ctx.pool()), memory(ctx.scratch()), a(left), b(right), epilogue(e), plain(e.plain()),
-        plan(left.strip_extent, right.strip_extent, k, leaf, ctx.pool().size()) {}
+        plan(left.strip_extent, right.strip_extent, k, leaf, right.k_stride == 1, ctx.pool().size()) {}
 
   void run() {
     arena_scope scope(memory);
@@ -33,7 +33,7 @@ class gemm_driver {
     tile_state = plan.order.slots * gemm_tile::size;
     layout.packed_b = round_up(panels * plan.super_blocks * plan.a_panel_values(), lanes);
     layout.tiles = layout.packed_b + round_up(slices * plan.b_slice_values(), lanes);
-    layout.turned = layout.tiles + (gemm_inner_levels + 1) * gemm_tile::size;
+    layout.turned = layout.tiles + (plan.order.inner_levels + 1) * gemm_tile::size;
     layout.kept = layout.turned + gemm_turned_columns<B>::space_values;
     layout.end = layout.kept + (plan.whole_k() ? chunk * plan.b_panels() * tile_state : 0);
     workspaces = memory.allocate<float>(plan.threads * layout.end);
@@ -42,7 +42,9 @@ class gemm_driver {
     counters = memory.allocate<counter>(plan.ranges + 1);
     for (index_t block = 0; block < plan.order.blocks; block += plan.super_blocks) {
       for (index_t i = 0; i <= plan.ranges; ++i) new (counters + i) counter;
-      auto const work = [&](int thread) { run_thread(thread, block, std::min(block + plan.super_blocks, plan.order.blocks)); };
+      auto const work = [&](int thread) {
+        run_thread(thread, block, std::min(block + plan.super_blocks, plan.order.blocks));
+      };
       if (plan.threads == 1) work(0);
       else pool.run(work);
     }
@@ -60,8 +62,6 @@ class gemm_driver {
     float* workspace;
     index_t panels() const { return ceil_div(row_end - row, gemm_tile::rows); }
     gemm_plan::panel_rows rows_of(index_t panel) const { return gemm_plan::panel_at(row, row_end, panel); }
-    /// So few that columns are not worth packing.
-    bool few() const { return row_end - row <= gemm_tile::row_step; }
   };
   /// One block of k of a unit's columns.
   struct slice {
@@ -75,17 +75,18 @@ class gemm_driver {
 
   void run_thread(int thread, index_t first_block, index_t last_block) const {
     auto const range_at = [&](index_t i) {
-      return range{i, i * plan.range_rows, std::min((i + 1) * plan.range_rows, plan.m), first_block, last_block,
-                   workspaces + thread * layout.end};
+      return range{i,           i * plan.range_rows, std::min((i + 1) * plan.range_rows, plan.m),
+                   first_block, last_block,          workspaces + thread * layout.end};
     };
     for (index_t i; (i = counters[plan.ranges].claim()) < plan.ranges;) run_range(range_at(i));
     for (index_t i = 0; i < plan.ranges; ++i) run_range(range_at((thread + i) % plan.ranges));
   }
 
-  /// Units of a range until none is left. The next one is claimed ahead, so that its columns can be fetched, but not near
-  /// the end: others may be free by then.
+  /// Units of a range until none is left. The next one is claimed ahead, so that its columns can be fetched, but not
+  /// near the end: others may be free by then.
   void run_range(range const& r) const {
-    index_t const units = ceil_div(plan.n, plan.block_n), margin = plan.threads == 1 ? 1 : 1 + 2 * ceil_div(plan.threads, plan.ranges);
+    index_t const units = ceil_div(plan.n, plan.block_n),
+                  margin = plan.threads == 1 ? 1 : 1 + 2 * ceil_div(plan.threads, plan.ranges);
     counter& unit = counters[r.index];
     bool packed = false;
     for (index_t i = unit.claim(); i < units;) {
@@ -103,12 +104,14 @@ class gemm_driver {
     for (index_t p0 = 0; p0 < r.panels(); p0 += chunk)
       for (index_t block = r.first_block; block < r.last_block; ++block) {
         index_t const p1 = std::min(p0 + chunk, r.panels());
-        float* const packed_b = r.workspace + layout.packed_b + (block - r.first_block) % slices * plan.b_slice_values();
+        float* const packed_b =
+            r.workspace + layout.packed_b + (block - r.first_block) % slices * plan.b_slice_values();
         gemm_prefetch ahead;
         slice s{block, col, width, packed_b, &ahead, steps, false};
         bool const fresh = p0 == 0 || slices == 1;
-        if (fresh) s.packing = begin_packing(r, s);
-        if (fresh && block + 1 < r.last_block) ahead = prefetch_columns(col, block + 1);
+        if (fresh) s.packing = begin_packing(s);
+        if (plan.few) ahead = {};
+        else if (fresh && block + 1 < r.last_block) ahead = prefetch_columns(col, block + 1);
         else if (next_col < plan.n && block + 1 == r.last_block && p1 == r.panels())
           ahead = prefetch_columns(next_col, r.first_block);
         for (index_t p = p0; p < p1; ++p, s.packing = false) {
@@ -123,7 +126,7 @@ class gemm_driver {
   }
   /// Row panels [begin, end) of a block of k; the last two of a range may be strips of a width of their own.
   void pack_rows(range const& r, index_t begin, index_t end, index_t block) const {
-    gemm_strips strips{packed_a(r, begin, block), plan.a_panel_values(),   0, gemm_tile::rows, r.rows_of(begin).first,
+    gemm_strips strips{packed_a(r, begin, block), plan.a_panel_values(), 0, gemm_tile::rows, r.rows_of(begin).first,
                        plan.order.begin(block),   plan.order.end(block)};
     for (index_t p = begin; p < end; ++p) strips.strips += r.rows_of(p).kernel_rows == gemm_tile::rows;
     if (strips.strips) pack_strips(strips, a);
@@ -137,12 +140,14 @@ class gemm_driver {
     return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
   }
   /// Packs the columns of a slice; or, when whole panels can be read where they lie, only a last narrow one.
-  bool begin_packing(range const& r, slice const& s) const {
+  bool begin_packing(slice const& s) const {
     index_t const k0 = plan.order.begin(s.block), k1 = plan.order.end(s.block), panel = (k1 - k0) * gemm_tile::cols;
-    bool const direct = b.k_stride != 1 || r.few();
+    bool const direct = b.k_stride != 1 || plan.few;
     int const done = direct ? s.width / gemm_tile::cols : 0, left = int(ceil_div(s.width, gemm_tile::cols)) - done;
     if (left > 0)
-      pack_strips(gemm_strips{s.packed + done * panel, panel, left, gemm_tile::cols, s.col + done * gemm_tile::cols, k0, k1}, b);
+      pack_strips(gemm_strips{s.packed + (plan.few ? 0 : done * panel), panel, left, gemm_tile::cols,
+                              s.col + done * gemm_tile::cols, k0, k1},
+                  b);
     return direct;
   }
 
@@ -150,51 +155,70 @@ class gemm_driver {
   void run_panel(range const& r, index_t panel, slice const& s, float* local_state) const {
     auto const [row, rows, kernel_rows] = r.rows_of(panel);
     float* const tiles = r.workspace + layout.tiles;
-    float* const scratch = tiles + gemm_inner_levels * gemm_tile::size;
-    gemm_tile_job job{packed_a(r, panel, s.block), plan.order.begin(s.block), plan.order.end(s.block), tiles, local_state,
-                      scratch, gemm_tile::cols, nullptr, epilogue.c.stride(0) * index_t(sizeof(C)), s.ahead, s.steps};
+    float* const scratch = tiles + plan.order.inner_levels * gemm_tile::size;
+    gemm_tile_job job{packed_a(r, panel, s.block),
+                      plan.order.begin(s.block),
+                      plan.order.end(s.block),
+                      tiles,
+                      local_state,
+                      scratch,
+                      plan.strip_cols,
+                      nullptr,
+                      epilogue.c.stride(0) * index_t(sizeof(C)),
+                      s.ahead,
+                      s.steps};
     index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols);
     if (!plan.whole_k())
-      job.outer = state + ((r.index * plan.range_panels() + panel) * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
+      job.outer =
+          state + ((r.index * plan.range_panels() + panel) * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
     gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < r.panels());
-    for (int j = 0; j < s.width; j += gemm_tile::cols, job.outer += tile_state) {
-      if (j + gemm_tile::cols >= s.width) job.next = &next_panel, job.steps = 4;
-      int const cols = std::min(gemm_tile::cols, s.width - j);
+    float* const first_outer = job.outer;
+    for (int j = 0, cols = 0; j < s.width; j += cols) {
+      cols = s.width - j >= plan.strip_cols ? plan.strip_cols : std::min(gemm_tile::cols, s.width - j);
+      if (j + cols >= s.width) job.next = &next_panel, job.steps = 4;
+      job.outer = first_outer + j / gemm_tile::cols * tile_state;
       C* const to = &epilogue.c(row, s.col + j);
       bool const in_place = plain && rows == kernel_rows && cols % lanes == 0;
       job.c = reinterpret_cast<char const*>(to);
       if constexpr (std::same_as<C, float>) {
         job.out = in_place ? to : scratch;
-        job.out_stride = in_place ? epilogue.c.stride(0) : index_t(gemm_tile::cols);
+        job.out_stride = in_place ? epilogue.c.stride(0) : index_t(plan.strip_cols);
       }
       run_tile(r, s, j, cols, kernel_rows, job);
       if (s.block + 1 == plan.order.blocks && !in_place)
-        epilogue.store_tile(scratch, gemm_tile::cols, row, s.col + j, rows, cols);
+        epilogue.store_tile(scratch, plan.strip_cols, row, s.col + j, rows, cols);
     }
   }
   gemm_prefetch next_row_panel(gemm_tile_job const& job, int rows, bool exists) const {
     index_t const bytes = rows * (job.k1 - job.k0) * index_t(sizeof(float));
-    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()), gemm_prefetch::lines_bytes, 0, 1, 1,
+    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()),
+            gemm_prefetch::lines_bytes,
+            0,
+            1,
+            1,
             exists ? bytes / gemm_prefetch::lines_bytes : 0};
   }
   /// Columns [j, j + cols) of a slice.
   void run_tile(range const& r, slice const& s, int j, int cols, int rows, gemm_tile_job const& job) const {
     constexpr int step = gemm_tile::row_step, V = gemm_tile::vectors;
     index_t const col = s.col + j;
-    float* const packed = s.packed + j * (job.k1 - job.k0);
+    float* const packed = s.packed + (plan.few ? 0 : j * (job.k1 - job.k0));
     if (!s.packing || cols < gemm_tile::cols) {
       gemm_packed_columns const columns{packed};
       if (cols > lanes) call_gemm_kernel<V, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, columns);
       else call_gemm_kernel<1, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, columns);
-    } else if (!r.few()) {
-      gemm_direct_columns<B, true> const columns{b.at(col, job.k0), b.k_stride, packed};
+    } else if (!plan.few) {
+      gemm_direct_columns<B> const columns{b.at(col, job.k0), b.k_stride, packed};
       call_gemm_kernel<V, 2 * step, 3 * step>(rows, plan.order, job, columns);
-    } else if (b.k_stride != 1) {
-      gemm_direct_columns<B, false> const columns{b.at(col, job.k0), b.k_stride, nullptr};
-      call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
-    } else {
+    } else if (b.k_stride == 1) {
       gemm_turned_columns<B> const columns{b, col, job.k0, job.k1, r.workspace + layout.turned};
       call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
+    } else {
+      gemm_streamed_columns<B> const columns{b.at(col, job.k0), b.k_stride};
+      if (cols == gemm_tile::cols) call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
+      else if (rows == 1) gemm_tile_kernel<1, gemm_plan::few_vectors(1)>(plan.order, job, columns);
+      else if (rows == 2) gemm_tile_kernel<2, gemm_plan::few_vectors(2)>(plan.order, job, columns);
+      else gemm_tile_kernel<step, gemm_plan::few_vectors(step)>(plan.order, job, columns);
     }
   }
 

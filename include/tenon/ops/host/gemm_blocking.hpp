@@ -22,10 +22,8 @@ struct gemm_tile {
   static constexpr int kernel_rows(index_t count) { return int(count <= 2 ? count : round_up(count, row_step)); }
 };
 
-/// Most values of k in one block: a row panel of a block stays in L1 while column panels stream by.
+/// Most values of k in one block, as a rule: a row panel of a block stays in L1 while column panels stream by.
 inline constexpr index_t gemm_block_k = 384;
-/// Levels of the tree that fit into one block of k when leaves are one value long.
-inline constexpr int gemm_inner_levels = 9;
 
 /// k cut into leaves and blocks. A block is either a subtree of 2^inner_levels whole leaves or a piece of one leaf, so
 /// between two blocks a tile of c is held by at most one unfinished chain and one node per outer level.
@@ -38,15 +36,15 @@ struct gemm_order {
   int inner_levels = 0;  ///< tree levels that live and die within a block
   int slots = 0;         ///< tiles that must be kept between blocks, per tile of c
 
-  gemm_order(index_t extent, index_t leaf_length) : k(extent) {
+  gemm_order(index_t extent, index_t leaf_length, index_t most_block = gemm_block_k) : k(extent) {
     leaf = leaf_length <= 0 || leaf_length > k ? std::max<index_t>(k, 1) : leaf_length;
     leaves = ceil_div(k, leaf);
-    if (leaf <= gemm_block_k) {
-      while ((leaf << (inner_levels + 1)) <= gemm_block_k && (index_t(1) << inner_levels) < leaves) ++inner_levels;
+    if (leaf <= most_block) {
+      while ((leaf << (inner_levels + 1)) <= most_block && (index_t(1) << inner_levels) < leaves) ++inner_levels;
       block = group = leaf << inner_levels;
     } else {
       group = leaf;
-      block = round_up(ceil_div(leaf, ceil_div(leaf, gemm_block_k)), lanes);
+      block = round_up(ceil_div(leaf, ceil_div(leaf, most_block)), lanes);
       pieces = ceil_div(leaf, block);
     }
     blocks = k / group * pieces + ceil_div(k % group, block);
@@ -64,22 +62,33 @@ constexpr std::uint64_t gemm_nodes_to_add(std::uint64_t q, bool last) { return l
 
 /// How the work is cut for caches and threads. Changes time, never a bit of the result.
 struct gemm_plan {
-  static constexpr index_t packed_a_values = index_t(3) << 19;   ///< 6 MiB: in L3
+  static constexpr index_t packed_a_values = index_t(3) << 19;  ///< 6 MiB: in L3
   static constexpr index_t least_range = 22 * gemm_tile::rows;
   static constexpr index_t most_block_n = 8 * gemm_tile::cols;
   static constexpr index_t least_block_n = 3 * gemm_tile::cols;
-  static constexpr index_t chunk_panels = 20;                    ///< row panels whose state is kept in L2 at a time
+  static constexpr index_t chunk_panels = 20;  ///< row panels whose state is kept in L2 at a time
   static constexpr double least_parallel_work = 64.0 * 64 * 64;
+  static constexpr index_t few_block_k = 16, few_block_n = 2048;
 
   index_t m, n;
   gemm_order order;
-  index_t range_rows;     ///< rows that a thread packs at a time
+  index_t range_rows;  ///< rows that a thread packs at a time
   index_t ranges;
-  index_t super_blocks;   ///< blocks of k that a thread packs at a time
-  index_t block_n;        ///< columns of a unit of work
+  index_t super_blocks;  ///< blocks of k that a thread packs at a time
+  index_t block_n;       ///< columns of a unit of work
   int threads;
+  /// So few rows that b is read once and from where it lies: along its rows, a few of them at a time, or, if k runs
+  /// fastest in memory, along all of k.
+  bool few;
+  int strip_cols;  ///< columns of a tile that is not at the end
 
-  gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, int pool_threads) : m(rows), n(cols), order(k, leaf) {
+  gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, bool b_along_k, int pool_threads)
+      : m(rows), n(cols), order(k, leaf,
+                                rows > gemm_tile::row_step ? gemm_block_k
+                                : b_along_k                ? k
+                                                           : few_block_k) {
+    few = m <= gemm_tile::row_step;
+    strip_cols = few && !b_along_k ? few_vectors(gemm_tile::kernel_rows(m)) * lanes : gemm_tile::cols;
     threads = double(m) * double(n) * double(k) < least_parallel_work ? 1 : pool_threads;
     index_t const parts = row_parts();
     range_rows = round_up(ceil_div(m, parts), gemm_tile::rows);
@@ -92,14 +101,17 @@ struct gemm_plan {
       super_blocks = ceil_div(order.blocks, ceil_div(order.blocks, blocks_that_fit));
     }
     ranges = ceil_div(m, range_rows);
-    index_t const share = round_up(ceil_div(n * parts, 4 * threads), gemm_tile::cols);
-    block_n = threads == 1 ? most_block_n : std::clamp(share, least_block_n, most_block_n);
-    block_n = round_up(ceil_div(n, ceil_div(n, block_n)), gemm_tile::cols);
+    index_t const share = ceil_div(n * parts, (few ? 1 : 4) * threads), most = few ? few_block_n : most_block_n;
+    block_n = threads == 1 ? most : std::clamp(share, least_block_n, most);
+    block_n = round_up(ceil_div(n, ceil_div(n, block_n)), strip_cols);
   }
+  /// Vectors of columns of a tile of few rows.
+  static constexpr int few_vectors(int rows) { return (TENON_SIMD_AVX512() ? 16 : 4) / rows; }
   bool whole_k() const { return super_blocks >= order.blocks; }
   index_t range_panels() const { return range_rows / gemm_tile::rows; }
   index_t a_panel_values() const { return gemm_tile::rows * order.block + lanes; }
-  index_t b_slice_values() const { return block_n * order.block; }
+  /// Of few rows only a last narrow panel of columns is packed.
+  index_t b_slice_values() const { return (few ? gemm_tile::cols : block_n) * order.block; }
   index_t b_panels() const { return block_n / gemm_tile::cols; }
 
   /// Rows of c that one row panel holds: `count` of `kernel_rows` are real.
@@ -107,8 +119,8 @@ struct gemm_plan {
     index_t first;
     int count, kernel_rows;
   };
-  /// Panel `panel` of the rows [first, end). What is left after whole panels is shared by the last two, if it is little:
-  /// a panel of one step of rows would wait for memory.
+  /// Panel `panel` of the rows [first, end). What is left after whole panels is shared by the last two, if it is
+  /// little: a panel of one step of rows would wait for memory.
   static panel_rows panel_at(index_t first, index_t end, index_t panel) {
     constexpr index_t whole = gemm_tile::rows, step = gemm_tile::row_step;
     index_t const panels = ceil_div(end - first, whole), rest = end - first - (panels - 1) * whole;
@@ -121,8 +133,8 @@ struct gemm_plan {
   }
 
  private:
-  /// Into how many parts the rows are cut for threads (the columns into threads / parts): each thread packs its rows and
-  /// its columns, and this makes that least.
+  /// Into how many parts the rows are cut for threads (the columns into threads / parts): each thread packs its rows
+  /// and its columns, and this makes that least.
   index_t row_parts() const {
     auto const packed = [&](index_t parts) { return double(m) / double(parts) + double(n) * double(parts) / threads; };
     index_t best = 1;

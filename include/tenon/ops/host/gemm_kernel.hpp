@@ -25,7 +25,7 @@ TENON_ALWAYS_INLINE simd::f32x16 pinned(simd::f32x16 x) {
   return x;
 }
 
-/// Memory that will be packed next, brought into L2 while the kernel computes: runs of `count` steps of two cache lines.
+/// Memory that will be packed next, brought near while the kernel computes: runs of `count` steps of two cache lines.
 struct gemm_prefetch {
   static constexpr int lines_bytes = 2 * cache_line_bytes;
   char const* at = nullptr;
@@ -51,8 +51,8 @@ struct gemm_packed_columns {
   }
   TENON_ALWAYS_INLINE void advance() { at += gemm_tile::cols; }
 };
-/// A column panel where it lies, its columns contiguous. `Keep`: it is packed while it is used for the first time.
-template <class T, bool Keep>
+/// A column panel where it lies, its columns contiguous; packed while it is used for the first time.
+template <class T>
 struct gemm_direct_columns {
   T const* at;
   index_t k_stride;
@@ -60,20 +60,28 @@ struct gemm_direct_columns {
   template <int V>
   TENON_ALWAYS_INLINE simd::f32x16 take() const {
     simd::f32x16 const x = simd::load(at + V * lanes);
-    if constexpr (Keep) simd::store(to + V * lanes, x);
+    simd::store(to + V * lanes, x);
     return x;
   }
-  TENON_ALWAYS_INLINE void advance() {
-    at += k_stride;
-    if constexpr (Keep) to += gemm_tile::cols;
+  TENON_ALWAYS_INLINE void advance() { at += k_stride, to += gemm_tile::cols; }
+};
+/// Columns where they lie, contiguous and used once.
+template <class T>
+struct gemm_streamed_columns {
+  T const* at;
+  index_t k_stride;
+  template <int V>
+  TENON_ALWAYS_INLINE simd::f32x16 take() const {
+    return simd::load(at + V * lanes);
   }
+  TENON_ALWAYS_INLINE void advance() { at += k_stride; }
 };
 
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
 struct gemm_tile_job {
   float const* a;  ///< packed row panel, [k][R]
   index_t k0, k1;
-  float* inner;         ///< gemm_inner_levels tiles in L1: nodes of this block's subtree
+  float* inner;         ///< `inner_levels` tiles in L1: nodes of this block's subtree
   float* outer;         ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
   float* out;           ///< where a finished tile goes
   index_t out_stride;   ///< between its rows
@@ -81,13 +89,21 @@ struct gemm_tile_job {
   index_t c_stride;     ///< between its rows, in bytes
   gemm_prefetch* next;  ///< taken further during the call
   int steps;            ///< of `next`, for every eight values of k
+
+  /// Where the pending node of a tree level is.
+  TENON_ALWAYS_INLINE float* node(gemm_order const& order, int level) const {
+    return level < order.inner_levels
+               ? inner + level * gemm_tile::size
+               : outer + (level - order.inner_levels + order.first_node_slot()) * gemm_tile::size;
+  }
 };
 
 /// Adds the products of one block to a tile. R rows (at most gemm_tile::rows), V vectors of sixteen columns.
 /// At the end of k the sums are written to `out`, before it to `outer`.
 template <int R, int V, class Columns>
 TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job const& job, Columns b) {
-  constexpr int cols = gemm_tile::cols;
+  constexpr int cols = V * lanes;
+  static_assert(R * cols <= gemm_tile::size);
   simd::f32x16 sum[R][V];
   auto const each = [&](auto&& f) TENON_INLINE_LAMBDA {
     unrolled<R * V>([&](auto i) TENON_INLINE_LAMBDA { f(sum[i / V][i % V], int(i) / V * cols + int(i) % V * lanes); });
@@ -103,7 +119,10 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
     else each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(job.outer + at); });
     auto const multiply = [&]() TENON_INLINE_LAMBDA {
       simd::f32x16 row[V];
-      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { row[v] = pinned(b.template take<v>()); });
+      unrolled<V>([&](auto v) TENON_INLINE_LAMBDA {
+        row[v] = b.template take<v>();
+        if constexpr (R > 1) row[v] = pinned(row[v]);
+      });
       unrolled<R>([&](auto r) TENON_INLINE_LAMBDA {
         simd::f32x16 const x = simd::broadcast(a[r]);
         unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { sum[r][v] = simd::fma(x, row[v], sum[r][v]); });
@@ -124,17 +143,12 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
       }
       if (k < stop) multiply();
     }
-    auto const node = [&](int level) TENON_INLINE_LAMBDA {
-      return level < order.inner_levels
-                 ? job.inner + level * gemm_tile::size
-                 : job.outer + (level - order.inner_levels + order.first_node_slot()) * gemm_tile::size;
-    };
     bool const last = leaf + 1 == order.leaves;
     float* to = job.outer;
     if (end == leaf_end) {
       std::uint64_t const nodes = gemm_nodes_to_add(std::uint64_t(leaf), last);
       for (std::uint64_t left = nodes; left; left &= left - 1) {
-        float const* const p = node(std::countr_zero(left));
+        float const* const p = job.node(order, std::countr_zero(left));
         each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { s = simd::load(p + at) + s; });
       }
       if (last) {
@@ -142,7 +156,7 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
                  TENON_INLINE_LAMBDA { simd::store(job.out + at / cols * job.out_stride + at % cols, s); });
         return;
       }
-      to = node(std::popcount(nodes));
+      to = job.node(order, std::popcount(nodes));
     }
     each([&](simd::f32x16& s, int at) TENON_INLINE_LAMBDA { simd::store(to + at, s); });
   }

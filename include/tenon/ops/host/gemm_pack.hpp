@@ -17,7 +17,7 @@ struct gemm_operand {
 };
 
 /// Neighbouring strips of `width` each: indices [first, first + strips * width) of an operand and k in [k0, k1) become
-/// to[strip * strip_values + k * width + index]. What stands for indices past the operand's extent is of no consequence.
+/// to[strip * strip_values + k * width + index]. What stands for indices past the operand's extent has no meaning.
 /// Up to `lanes` values past the end of a strip may be written.
 struct gemm_strips {
   float* to;
@@ -71,8 +71,8 @@ TENON_ALWAYS_INLINE void transpose_8x8(float* to, index_t to_stride, Rows rows, 
   transpose_4x4_twice(far, c);
   unrolled<4>([&](auto i) TENON_INLINE_LAMBDA { _mm256_storeu_ps(to + (i + 4) * to_stride, c[i]); });
 }
-/// Width rows, k in [k, k + 8), become to [8 k][Width]. In units of four rows: what is written past Width is overwritten
-/// by the next k.
+/// Width rows, k in [k, k + 8), become to [8 k][Width]. In units of four rows: what is written past Width is
+/// overwritten by the next k.
 template <int Width, class Rows>
 TENON_ALWAYS_INLINE void transpose_narrow(float* to, Rows rows, index_t k) {
   constexpr int units = (Width + 3) / 4;
@@ -99,12 +99,17 @@ TENON_ALWAYS_INLINE void transpose_narrow(float* to, Rows rows, index_t k) {
 template <int Width, class Rows>
 index_t pack_strip_along_k(float* to, Rows rows, index_t length) {
   index_t k = 0;
-  for (; k + 8 <= length; k += 8) {
-    if constexpr (Width >= lanes) {
+  if constexpr (Width >= lanes) {
+    // All of a cache line at once: rows a power of two apart push each other out.
+    for (; k + lanes <= length; k += lanes)
+      for (int s = 0; s < Width; s += 8) {
+        transpose_8x8(to + k * Width + s, Width, rows, s, k);
+        transpose_8x8(to + (k + 8) * Width + s, Width, rows, s, k + 8);
+      }
+    for (; k + 8 <= length; k += 8)
       for (int s = 0; s < Width; s += 8) transpose_8x8(to + k * Width + s, Width, rows, s, k);
-    } else {
-      transpose_narrow<Width>(to + k * Width, rows, k);
-    }
+  } else {
+    for (; k + 8 <= length; k += 8) transpose_narrow<Width>(to + k * Width, rows, k);
   }
   return k;
 }
@@ -134,7 +139,8 @@ template <class T>
 void pack_along_k(gemm_strips const& p, gemm_operand<T> const& operand) {
   index_t const length = p.k1 - p.k0;
   for (int strip = 0; strip < p.strips; ++strip) {
-    index_t const first = p.first + strip * p.width, last = std::min<index_t>(p.width, operand.strip_extent - first) - 1;
+    index_t const first = p.first + strip * p.width,
+                  last = std::min<index_t>(p.width, operand.strip_extent - first) - 1;
     float* const to = p.to + strip * p.strip_values;
     T const* const from = operand.at(first, p.k0);
     index_t const stride = operand.strip_stride;
@@ -146,8 +152,9 @@ void pack_along_k(gemm_strips const& p, gemm_operand<T> const& operand) {
   }
 }
 
-/// Copies `strips` whole strips whose own index runs fastest. Sixteen lanes are read at a time: what lies past a strip's
-/// width is overwritten by its next k. A few k at a time, so that both sides are walked in pieces of several lines.
+/// Copies `strips` whole strips whose own index runs fastest. Sixteen lanes are read at a time: what lies past a
+/// strip's width is overwritten by its next k. A few k at a time, so that both sides are walked in pieces of several
+/// lines.
 template <int Width, class T>
 void pack_whole_strips(gemm_strips const& p, int strips, T const* from, index_t k_stride) {
   constexpr index_t at_once = 8;
@@ -204,7 +211,7 @@ gemm_prefetch prefetch_of(gemm_operand<T> const& operand, index_t first, index_t
 template <class T>
 class gemm_turned_columns {
  public:
-  static constexpr int half = 8, space_values = 2 * half * gemm_tile::cols;
+  static constexpr int half = lanes, space_values = 2 * half * gemm_tile::cols;
   /// `space` holds two halves, [k][gemm_tile::cols]: what is read was written some time ago.
   gemm_turned_columns(gemm_operand<T> const& operand, index_t first_col, index_t k0, index_t k1, float* space_for_two)
       : source(operand), col(first_col), k(k0), end(k1), space(space_for_two) {
@@ -225,10 +232,16 @@ class gemm_turned_columns {
  private:
   TENON_NOINLINE void refill() {
     index_t const next = std::min(k + half, end);
-    if (k < next) pack_along_k(gemm_strips{space + to * half * gemm_tile::cols, 0, 1, gemm_tile::cols, col, k, next}, source);
+    if (k < next)
+      pack_along_k(gemm_strips{space + to * half * gemm_tile::cols, 0, 1, gemm_tile::cols, col, k, next}, source);
+    bool const same = k + fetch_ahead < end;  // or the panel that comes next
+    T const* const fetch =
+        source.at(same ? col : col + gemm_tile::cols, same ? k + fetch_ahead : k + fetch_ahead - end);
+    for (index_t i = 0; i < gemm_tile::cols; ++i) __builtin_prefetch(fetch + i * source.strip_stride);
     k = next;
     to = 1 - to;
   }
+  static constexpr index_t fetch_ahead = 4 * lanes;
   gemm_operand<T> source;
   index_t col, k, end;
   float* space;
