@@ -16,7 +16,7 @@ using namespace tenon;
 constexpr index_t samples = 3, length = 70, vocabulary = 131;
 
 template <class Model>
-void dump(std::string const& path, std::map<std::string, std::string> metadata) {
+void dump(std::string const& path, io::safetensors_file::text_map metadata) {
   trainer<Model> t{{.batch = samples, .sequence_length = length, .learning_rate = 0, .threads = 2}};
   // Larger than an initialisation, so that every term of the model matters; biases and norm weights vary too.
   random_stream const noise(7, "parity");
@@ -34,20 +34,19 @@ void dump(std::string const& path, std::map<std::string, std::string> metadata) 
   float const loss = float(t.step(tokens, targets).loss);
 
   std::vector<io::tensor_to_write> out;
-  auto add = [&](std::string const& name, char const* type, std::vector<index_t> shape, void const* data,
-                 std::size_t n) {
-    out.push_back({name, type, std::move(shape), {static_cast<std::byte const*>(data), n * 4}});
+  auto add = [&](std::string const& name, auto const* data, std::vector<index_t> shape) {
+    out.push_back(io::stored_as(name, std::move(shape), data));
   };
   for (auto const& s : t.parameter_list()) {
     std::vector<index_t> const shape =
         s.kind == nn::parameter_kind::vector ? std::vector<index_t>{s.cols} : std::vector<index_t>{s.rows, s.cols};
-    add("parameter." + s.name, "F32", shape, parameters.data() + s.offset, std::size_t(s.size()));
-    add("gradient." + s.name, "F32", shape, t.last_gradients().data() + s.offset, std::size_t(s.size()));
+    add("parameter." + s.name, parameters.data() + s.offset, shape);
+    add("gradient." + s.name, t.last_gradients().data() + s.offset, shape);
   }
-  add("input.tokens", "I32", {samples, length}, tokens.data(), tokens.size());
-  add("input.targets", "I32", {samples, length}, targets.data(), targets.size());
-  add("output.logits", "F32", {samples, length, vocabulary}, logits.data(), logits.size());
-  add("output.loss", "F32", {1}, &loss, 1);
+  add("input.tokens", tokens.data(), {samples, length});
+  add("input.targets", targets.data(), {samples, length});
+  add("output.logits", logits.data(), {samples, length, vocabulary});
+  add("output.loss", &loss, {1});
   metadata["model"] = Model::name;
   io::write_safetensors(path, out, metadata);
 }
