@@ -120,11 +120,14 @@ TEST_CASE("blocks of the vocabulary give the bits of one multiplication over all
       else ops::detail::logits_to_gradient(row, v, target, maximum, p.scale / sum, p.scale, 0);
     }
     auto d_hidden = ref::poison(p.t * p.c), d_weight = ref::poison(v * p.c);
-    ops::gemm(ctx, ops::gemm_args<float, float, float>{
-                       .c = matrix(d_hidden.data(), p.t, p.c), .a = as_const(whole), .b = weight, .leaf = leaf});
-    ops::gemm(ctx,
-              ops::gemm_args<float, float, float>{
-                  .c = matrix(d_weight.data(), v, p.c), .a = transposed(as_const(whole)), .b = hidden, .leaf = 16});
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = matrix(d_hidden.data(), p.t, p.c),
+                                                       .a = as_const(whole),
+                                                       .b = weight,
+                                                       .leaf = leaf});
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = matrix(d_weight.data(), v, p.c),
+                                                       .a = transposed(as_const(whole)),
+                                                       .b = hidden,
+                                                       .leaf = 16});
     CHECK(ref::same_bits(p.d_hidden, d_hidden));
     CHECK(ref::same_bits(p.d_weight, d_weight));
   }

@@ -21,8 +21,7 @@ struct vocabulary_blocks {
   index_t rows, leaf, leaves, leaves_in_block = 1, count;
 
   vocabulary_blocks(index_t vocabulary, index_t leaf_rows)
-      : rows(vocabulary),
-        leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
+      : rows(vocabulary), leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
         leaves(ceil_div(rows, leaf)) {
     while (leaves_in_block < leaves && leaves_in_block * leaf < least_rows) leaves_in_block *= 2;
     count = ceil_div(leaves, leaves_in_block);
@@ -93,10 +92,7 @@ template <class T>
 class cross_entropy_driver {
  public:
   cross_entropy_driver(exec::host_context& context, linear_cross_entropy_args<T> const& args)
-      : ctx(context),
-        a(args),
-        tokens(args.hidden.extent(0)),
-        cols(args.hidden.extent(1)),
+      : ctx(context), a(args), tokens(args.hidden.extent(0)), cols(args.hidden.extent(1)),
         cut(args.weight.extent(0), args.leaf_vocabulary) {}
 
   void run() {
@@ -212,8 +208,11 @@ class cross_entropy_driver {
       gemm(ctx, gemm_args<T, float, T>{.c = a.d_hidden, .a = d_logits, .b = weight, .leaf = cut.leaf});
       return;
     }
-    gemm(ctx, gemm_args<float, float, T>{
-                  .c = pending[0], .a = d_logits, .b = weight, .leaf = cut.leaf, .accumulate = (b & 1) != 0});
+    gemm(ctx, gemm_args<float, float, T>{.c = pending[0],
+                                         .a = d_logits,
+                                         .b = weight,
+                                         .leaf = cut.leaf,
+                                         .accumulate = (b & 1) != 0});
     for (std::size_t level = 1; (b >> (level - 1)) & 1; ++level) {
       if ((b >> level) & 1) add_to(pending[level], pending[level - 1]);
       else std::swap(pending[level], pending[level - 1]);
