@@ -2,9 +2,9 @@
 #pragma once
 /// @file The few POSIX calls that files need, as RAII and exceptions. Nothing else in io/ sees errno.
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <fcntl.h>
@@ -37,7 +37,7 @@ inline std::string reason_and_fix(int code) {
     case ENAMETOOLONG: return "the name is too long. Fix: use a shorter one.";
     case EMFILE:
     case ENFILE: return "too many files are open. Fix: raise the limit (ulimit -n), or give fewer files.";
-    default: return "the system says: " + std::string(std::strerror(code)) + ". Fix: check the disk and the path.";
+    default: return "the system says: " + std::generic_category().message(code) + ". Fix: check the disk and the path.";
   }
 }
 

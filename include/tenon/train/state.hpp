@@ -29,9 +29,9 @@ inline void initialize(std::span<nn::parameter_spec const> specs, float* paramet
         float u[lanes], v[lanes], normal[lanes];
         for (int i = 0; i < lanes; i += 2) {  // two words a value: counters 2 * col .. 2 * col + 31 of this row
           auto const w = stream.quad(std::uint64_t(row), std::uint64_t(2 * col + 2 * i) / 4);
-          for (int j = 0; j < 2; ++j) {
-            u[i + j] = (float(w[std::size_t(2 * j)] >> 8) + 1.0f) * 0x1p-24f;  // (0, 1]
-            v[i + j] = float(w[std::size_t(2 * j) + 1] >> 8) * 0x1p-24f;       // [0, 1)
+          for (std::size_t j = 0; j < 2; ++j) {
+            u[std::size_t(i) + j] = (float(w[2 * j] >> 8) + 1.0f) * 0x1p-24f;  // (0, 1]
+            v[std::size_t(i) + j] = float(w[2 * j + 1] >> 8) * 0x1p-24f;       // [0, 1)
           }
         }
         auto const radius = simd::sqrt(simd::broadcast(-2.0f) * simd::log(simd::load(u)));

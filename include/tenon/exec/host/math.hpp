@@ -7,6 +7,7 @@
 /// Coefficients: weighted minimax fits (Lawson iteration at 160 bits), rounded to float one after another.
 /// @source Muller, "Elementary Functions", 3rd ed., ch. 3 and 11 (Cody-Waite reduction with fma)
 /// @test tests/exec/math_test.cpp, tests/contract/bits_hash.cpp
+#include <cstring>
 #include <limits>
 
 #include <tenon/exec/host/simd.hpp>

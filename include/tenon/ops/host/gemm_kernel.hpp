@@ -127,7 +127,7 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
         simd::f32x16 const x = simd::broadcast(a[r]);
         unrolled<V>([&](auto v) TENON_INLINE_LAMBDA { sum[r][v] = simd::fma(x, row[v], sum[r][v]); });
       });
-      ++k, a += R, b.advance();
+      a += R, b.advance();
     };
     while (k < end) {
       if (c_rows > 0) {
@@ -137,11 +137,11 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
       }
       for (int step = 0; step < job.steps && job.next->remaining > 0; ++step) job.next->step();
       index_t const stop = std::min(k + 8, end);
-      while (k + 1 < stop) {  // unrolled further, g++ 12 spills accumulators
+      for (; k + 1 < stop; k += 2) {  // unrolled further, g++ 12 spills accumulators
         multiply();
         multiply();
       }
-      if (k < stop) multiply();
+      if (k < stop) multiply(), ++k;
     }
     bool const last = leaf + 1 == order.leaves;
     float* to = job.outer;
