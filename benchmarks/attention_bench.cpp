@@ -3,22 +3,19 @@
 /// table.
 ///
 ///     attention_bench [--threads N]... [--rounds R] [--heads H] [--kv_heads H] [--width D] [--longest TOKENS]
-///                     [--clock wall|processor]
 ///
 /// Only the visible half of the score matrix counts: two products forward, five backward, 2 * head_width operations per
-/// visible pair each. Figures are medians over rounds; shares are taken per round, between peaks measured around it.
-/// `--clock processor` counts the processor's time instead (of all threads, waiting included, divided by their number):
-/// what to use when other programs share the machine.
+/// visible pair each. Figures are medians over rounds; shares are taken per round, of the peak measured around it.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <tenon/core/philox.hpp>
+#include <tenon/exec/host/peak.hpp>
 #include <tenon/ops/host/attention.hpp>
 
 namespace {
@@ -31,40 +28,13 @@ struct settings {
   std::vector<int> threads;
   int rounds = 5, heads = 8, kv_heads = 8, width = 64;
   index_t longest = 8192;
-  bool processor_time = false;
 };
 
-struct stopwatch {
-  bool processor_time;
-  int threads;
-  double seconds() const {
-    if (processor_time) return double(std::clock()) / CLOCKS_PER_SEC / threads;
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
-};
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double measure_peak(tenon::exec::thread_pool& pool) { return tenon::exec::measure_fma_peak(pool) * 1e-9; }
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
   return v[v.size() / 2];
-}
-
-/// Independent chains of fused multiply-adds in registers, on every thread at once, in GFLOP/s.
-template <int... I>
-double measure_peak(tenon::exec::thread_pool& pool, stopwatch const& watch, std::integer_sequence<int, I...>) {
-  constexpr int steps = 400000;
-  float begin[tenon::lanes * sizeof...(I)];  // all different, or the compiler computes equal chains once
-  for (std::size_t i = 0; i < tenon::lanes * sizeof...(I); ++i) begin[i] = float(i);
-  double const start = watch.seconds();
-  pool.run([&](int) {
-    simd::f32x16 const x = simd::broadcast(0.999f);
-    simd::f32x16 sum[] = {simd::load(begin + I * tenon::lanes)...};
-    for (int i = 0; i < steps; ++i) ((sum[I] = simd::fma(sum[I], x, x)), ...);
-    float volatile sink = (0.0f + ... + simd::reduce_add(sum[I]));
-    (void)sink;
-  });
-  return 2.0 * tenon::lanes * sizeof...(I) * steps * pool.size() / (watch.seconds() - start) * 1e-9;
-}
-double measure_peak(tenon::exec::thread_pool& pool, stopwatch const& watch) {
-  return measure_peak(pool, watch, std::make_integer_sequence < int, TENON_SIMD_AVX512() ? 16 : 6 > {});
 }
 
 /// One sequence, its operands and its results.
@@ -125,7 +95,6 @@ struct problem {
 
 void measure(settings const& s, int threads, index_t length) {
   tenon::exec::host_context ctx(threads);
-  stopwatch const watch{s.processor_time, threads};
   problem p(s, length);
   auto const forward = p.forward();
   auto const backward = p.backward();
@@ -134,13 +103,13 @@ void measure(settings const& s, int threads, index_t length) {
   ops::attention_forward(ctx, forward);
   ops::attention_backward(ctx, backward);
   std::vector<double> peaks, forwards, backwards, forward_share, backward_share, both_share;
-  double before = measure_peak(ctx.pool(), watch);
+  double before = measure_peak(ctx.pool());
   for (int round = 0; round < s.rounds; ++round) {
-    double const begin = watch.seconds();
+    double const begin = seconds();
     ops::attention_forward(ctx, forward);
-    double const middle = watch.seconds();
+    double const middle = seconds();
     ops::attention_backward(ctx, backward);
-    double const end = watch.seconds(), after = measure_peak(ctx.pool(), watch), peak = std::max(before, after);
+    double const end = seconds(), after = measure_peak(ctx.pool()), peak = (before + after) / 2;
     before = after;
     peaks.push_back(peak);
     forwards.push_back(forward_work / (middle - begin));
@@ -173,7 +142,6 @@ int main(int count, char** arguments) {
     else if (option == "--kv_heads") s.kv_heads = value;
     else if (option == "--width") s.width = value;
     else if (option == "--longest") s.longest = value;
-    else if (option == "--clock") s.processor_time = std::string(arguments[i + 1]) == "processor";
     else return std::fprintf(stderr, "attention_bench: unknown option %s\n", option.c_str()), 2;
   }
   if (s.threads.empty()) s.threads = {1, int(std::max(1u, std::thread::hardware_concurrency()))};

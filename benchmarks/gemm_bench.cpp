@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include <tenon/exec/host/peak.hpp>
 #include <tenon/ops/gemm.hpp>
 #include <tenon/ops/host/gemm.hpp>
 
@@ -102,27 +103,6 @@ std::vector<peer> find_peers() {
   return peers;
 }
 
-/// GFLOP/s of independent chains of fused multiply-adds in registers, one per thread.
-double measure_peak(int threads) {
-  constexpr int chains = TENON_SIMD_AVX512() ? 16 : 6, steps = 1000000;
-  auto const work = [] {
-    using tenon::ops::detail::unrolled;
-    simd::f32x16 const x = simd::broadcast(0.999f);
-    simd::f32x16 s[chains];
-    unrolled<chains>([&](auto i) TENON_INLINE_LAMBDA { s[i] = simd::broadcast(float(i)); });
-    for (int t = 0; t < steps; ++t) unrolled<chains>([&](auto i) TENON_INLINE_LAMBDA { s[i] = simd::fma(s[i], x, x); });
-    unrolled<chains - 1>([&](auto i) TENON_INLINE_LAMBDA { s[0] = s[0] + s[i + 1]; });
-    volatile float sink = simd::reduce_add(s[0]);
-    (void)sink;
-  };
-  double const start = seconds();
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t) others.emplace_back(work);
-  work();
-  for (auto& t : others) t.join();
-  return 2.0 * 16 * chains * steps * threads / (seconds() - start) / 1e9;
-}
-
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
   return v.empty() ? 0 : v[v.size() / 2];
@@ -164,7 +144,7 @@ void run_shape(shape const& s, int threads, int rounds, std::vector<peer> const&
   std::vector<std::vector<double>> rate(candidates);
   std::vector<double> peak, to_peer, leaf_to_one;
   for (int round = 0; round < rounds; ++round) {
-    peak.push_back(measure_peak(threads));
+    peak.push_back(tenon::exec::measure_fma_peak(ctx.pool()) * 1e-9);
     double best_peer = 0;
     for (std::size_t i = 0; i < peers.size(); ++i) {
       peers[i].set_threads(threads);

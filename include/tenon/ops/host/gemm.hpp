@@ -65,12 +65,17 @@ class gemm_driver {
   };
   /// One block of k of a unit's columns.
   struct slice {
-    index_t block, col;
+    index_t block, k0, k1, col;
     int width;
     float* packed;
-    gemm_prefetch* ahead;
+    bool fresh;           ///< its columns are not packed yet
+    gemm_prefetch ahead;  ///< of what this thread reads afterwards
     int steps;
-    bool packing;  ///< whole column panels are read where they lie, and packed for other row panels
+  };
+  /// The columns of one kernel call.
+  struct strip {
+    index_t col;
+    int cols, at;  ///< how many, and the first one's place in the slice
   };
 
   void run_thread(int thread, index_t first_block, index_t last_block) const {
@@ -100,25 +105,34 @@ class gemm_driver {
 
   /// `next_col` is where this thread goes on afterwards, if that is a column.
   void run_unit(range const& r, index_t col, index_t next_col, bool a_is_packed) const {
-    int const width = int(std::min(plan.block_n, plan.n - col)), steps = r.panels() < 4 ? 8 : 2;
+    int const width = int(std::min(plan.block_n, plan.n - col));
     for (index_t p0 = 0; p0 < r.panels(); p0 += chunk)
       for (index_t block = r.first_block; block < r.last_block; ++block) {
         index_t const p1 = std::min(p0 + chunk, r.panels());
-        float* const packed_b =
-            r.workspace + layout.packed_b + (block - r.first_block) % slices * plan.b_slice_values();
-        gemm_prefetch ahead;
-        slice s{block, col, width, packed_b, &ahead, steps, false};
-        bool const fresh = p0 == 0 || slices == 1;
-        if (fresh) s.packing = begin_packing(s);
-        if (plan.few) ahead = {};
-        else if (fresh && block + 1 < r.last_block) ahead = prefetch_columns(col, block + 1);
-        else if (next_col < plan.n && block + 1 == r.last_block && p1 == r.panels())
-          ahead = prefetch_columns(next_col, r.first_block);
-        for (index_t p = p0; p < p1; ++p, s.packing = false) {
-          if (!a_is_packed && (p - p0) % pack_group == 0) pack_rows(r, p, std::min(p + pack_group, p1), block);
-          run_panel(r, p, s, r.workspace + layout.kept + (p - p0) * plan.b_panels() * tile_state);
-        }
+        slice s{block, plan.order.begin(block), plan.order.end(block), col, width, nullptr, p0 == 0 || slices == 1, {},
+                0};
+        s.packed = r.workspace + layout.packed_b + (block - r.first_block) % slices * plan.b_slice_values();
+        if (!plan.few && s.fresh && block + 1 < r.last_block) s.ahead = prefetch_columns(col, block + 1);
+        else if (!plan.few && next_col < plan.n && block + 1 == r.last_block && p1 == r.panels())
+          s.ahead = prefetch_columns(next_col, r.first_block);
+        s.steps = s.ahead.pace((p1 - p0) * ceil_div(width, gemm_tile::cols) * ceil_div(s.k1 - s.k0, 8));
+        run_slice(r, s, p0, p1, a_is_packed);
       }
+  }
+
+  /// Row panels [first, end) against the columns of a slice: a column panel is in L1 while row panels stream by.
+  void run_slice(range const& r, slice& s, index_t first, index_t end, bool a_is_packed) const {
+    bool const whole = b.k_stride != 1;  // rows of b are read a slice wide, columns a panel at a time
+    if (s.fresh && !plan.few && whole) pack_columns(s, 0, s.width);
+    for (int j = 0, cols = 0; j < s.width; j += cols) {
+      cols = s.width - j >= plan.strip_cols ? plan.strip_cols : std::min(gemm_tile::cols, s.width - j);
+      if (plan.few ? cols < gemm_tile::cols : s.fresh && !whole) pack_columns(s, j, cols);
+      for (index_t p = first; p < end; ++p) {
+        if (!a_is_packed && j == 0 && (p - first) % pack_group == 0)
+          pack_rows(r, p, std::min(p + pack_group, end), s.block);
+        run_tile(r, p, s, strip{s.col + j, cols, j}, p - first, p + 1 < end ? p + 1 : first);
+      }
+    }
   }
 
   float* packed_a(range const& r, index_t panel, index_t block) const {
@@ -139,86 +153,61 @@ class gemm_driver {
   gemm_prefetch prefetch_columns(index_t col, index_t block) const {
     return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
   }
-  /// Packs the columns of a slice; or, when whole panels can be read where they lie, only a last narrow one.
-  bool begin_packing(slice const& s) const {
-    index_t const k0 = plan.order.begin(s.block), k1 = plan.order.end(s.block), panel = (k1 - k0) * gemm_tile::cols;
-    bool const direct = b.k_stride != 1 || plan.few;
-    int const done = direct ? s.width / gemm_tile::cols : 0, left = int(ceil_div(s.width, gemm_tile::cols)) - done;
-    if (left > 0)
-      pack_strips(gemm_strips{s.packed + (plan.few ? 0 : done * panel), panel, left, gemm_tile::cols,
-                              s.col + done * gemm_tile::cols, k0, k1},
-                  b);
-    return direct;
+  float* packed_b(slice const& s, int at) const { return s.packed + (plan.few ? 0 : at * (s.k1 - s.k0)); }
+  void pack_columns(slice const& s, int at, int cols) const {
+    pack_strips(gemm_strips{packed_b(s, at), (s.k1 - s.k0) * gemm_tile::cols, int(ceil_div(cols, gemm_tile::cols)),
+                            gemm_tile::cols, s.col + at, s.k0, s.k1},
+                b);
   }
 
-  /// One row panel against all column panels of a slice.
-  void run_panel(range const& r, index_t panel, slice const& s, float* local_state) const {
+  /// One row panel against one strip of columns. `kept_row` is its place in what is kept between blocks; row panel
+  /// `next_panel` follows.
+  void run_tile(range const& r, index_t panel, slice& s, strip const& columns, index_t kept_row,
+                index_t next_panel) const {
     auto const [row, rows, kernel_rows] = r.rows_of(panel);
     float* const tiles = r.workspace + layout.tiles;
     float* const scratch = tiles + plan.order.inner_levels * gemm_tile::size;
+    index_t const tile = columns.at / gemm_tile::cols;
+    float* const outer = plan.whole_k()
+                             ? r.workspace + layout.kept + (kept_row * plan.b_panels() + tile) * tile_state
+                             : state + ((r.index * plan.range_panels() + panel) * ceil_div(plan.n, gemm_tile::cols) +
+                                        s.col / gemm_tile::cols + tile) *
+                                           tile_state;
+    C* const to = &epilogue.c(row, columns.col);
     gemm_tile_job job{packed_a(r, panel, s.block),
-                      plan.order.begin(s.block),
-                      plan.order.end(s.block),
+                      (next_panel - panel) * plan.a_panel_values(),
+                      s.k0,
+                      s.k1,
                       tiles,
-                      local_state,
+                      outer,
                       scratch,
                       plan.strip_cols,
-                      nullptr,
+                      reinterpret_cast<char const*>(to),
                       epilogue.c.stride(0) * index_t(sizeof(C)),
-                      s.ahead,
+                      &s.ahead,
                       s.steps};
-    index_t const tiles_per_row = ceil_div(plan.n, gemm_tile::cols);
-    if (!plan.whole_k())
-      job.outer =
-          state + ((r.index * plan.range_panels() + panel) * tiles_per_row + s.col / gemm_tile::cols) * tile_state;
-    gemm_prefetch next_panel = next_row_panel(job, kernel_rows, panel + 1 < r.panels());
-    float* const first_outer = job.outer;
-    for (int j = 0, cols = 0; j < s.width; j += cols) {
-      cols = s.width - j >= plan.strip_cols ? plan.strip_cols : std::min(gemm_tile::cols, s.width - j);
-      if (j + cols >= s.width) job.next = &next_panel, job.steps = 4;
-      job.outer = first_outer + j / gemm_tile::cols * tile_state;
-      C* const to = &epilogue.c(row, s.col + j);
-      bool const in_place = plain && rows == kernel_rows && cols % lanes == 0;
-      job.c = reinterpret_cast<char const*>(to);
-      if constexpr (std::same_as<C, float>) {
-        job.out = in_place ? to : scratch;
-        job.out_stride = in_place ? epilogue.c.stride(0) : index_t(plan.strip_cols);
-      }
-      run_tile(r, s, j, cols, kernel_rows, job);
-      if (s.block + 1 == plan.order.blocks && !in_place)
-        epilogue.store_tile(scratch, plan.strip_cols, row, s.col + j, rows, cols);
-    }
+    bool const in_place = plain && rows == kernel_rows && columns.cols % lanes == 0;
+    if constexpr (std::same_as<C, float>)
+      if (in_place) job.out = to, job.out_stride = epilogue.c.stride(0);
+    call_kernel(r, s, columns, kernel_rows, job);
+    if (s.block + 1 == plan.order.blocks && !in_place)
+      epilogue.store_tile(scratch, plan.strip_cols, row, columns.col, rows, columns.cols);
   }
-  gemm_prefetch next_row_panel(gemm_tile_job const& job, int rows, bool exists) const {
-    index_t const bytes = rows * (job.k1 - job.k0) * index_t(sizeof(float));
-    return {reinterpret_cast<char const*>(job.a + plan.a_panel_values()),
-            gemm_prefetch::lines_bytes,
-            0,
-            1,
-            1,
-            exists ? bytes / gemm_prefetch::lines_bytes : 0};
-  }
-  /// Columns [j, j + cols) of a slice.
-  void run_tile(range const& r, slice const& s, int j, int cols, int rows, gemm_tile_job const& job) const {
+  void call_kernel(range const& r, slice const& s, strip const& columns, int rows, gemm_tile_job const& job) const {
     constexpr int step = gemm_tile::row_step, V = gemm_tile::vectors;
-    index_t const col = s.col + j;
-    float* const packed = s.packed + (plan.few ? 0 : j * (job.k1 - job.k0));
-    if (!s.packing || cols < gemm_tile::cols) {
-      gemm_packed_columns const columns{packed};
-      if (cols > lanes) call_gemm_kernel<V, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, columns);
-      else call_gemm_kernel<1, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, columns);
-    } else if (!plan.few) {
-      gemm_direct_columns<B> const columns{b.at(col, job.k0), b.k_stride, packed};
-      call_gemm_kernel<V, 2 * step, 3 * step>(rows, plan.order, job, columns);
+    if (!plan.few || columns.cols < gemm_tile::cols) {
+      gemm_packed_columns const from{packed_b(s, columns.at)};
+      if (columns.cols > lanes) call_gemm_kernel<V, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, from);
+      else call_gemm_kernel<1, 1, 2, step, 2 * step, 3 * step>(rows, plan.order, job, from);
     } else if (b.k_stride == 1) {
-      gemm_turned_columns<B> const columns{b, col, job.k0, job.k1, r.workspace + layout.turned};
-      call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
+      gemm_turned_columns<B> const from{b, columns.col, s.k0, s.k1, r.workspace + layout.turned};
+      call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, from);
     } else {
-      gemm_streamed_columns<B> const columns{b.at(col, job.k0), b.k_stride};
-      if (cols == gemm_tile::cols) call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, columns);
-      else if (rows == 1) gemm_tile_kernel<1, gemm_plan::few_vectors(1)>(plan.order, job, columns);
-      else if (rows == 2) gemm_tile_kernel<2, gemm_plan::few_vectors(2)>(plan.order, job, columns);
-      else gemm_tile_kernel<step, gemm_plan::few_vectors(step)>(plan.order, job, columns);
+      gemm_streamed_columns<B> const from{b.at(columns.col, s.k0), b.k_stride};
+      if (columns.cols == gemm_tile::cols) call_gemm_kernel<V, 1, 2, step>(rows, plan.order, job, from);
+      else if (rows == 1) gemm_tile_kernel<1, gemm_plan::few_vectors(1)>(plan.order, job, from);
+      else if (rows == 2) gemm_tile_kernel<2, gemm_plan::few_vectors(2)>(plan.order, job, from);
+      else gemm_tile_kernel<step, gemm_plan::few_vectors(step)>(plan.order, job, from);
     }
   }
 

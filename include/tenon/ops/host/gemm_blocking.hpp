@@ -22,8 +22,8 @@ struct gemm_tile {
   static constexpr int kernel_rows(index_t count) { return int(count <= 2 ? count : round_up(count, row_step)); }
 };
 
-/// Most values of k in one block, as a rule: a row panel of a block stays in L1 while column panels stream by.
-inline constexpr index_t gemm_block_k = 384;
+/// Most values of k in one block, as a rule: a column panel of a block stays in L1 while row panels stream by.
+inline constexpr index_t gemm_block_k = 256;
 
 /// k cut into leaves and blocks. A block is either a subtree of 2^inner_levels whole leaves or a piece of one leaf, so
 /// between two blocks a tile of c is held by at most one unfinished chain and one node per outer level.

@@ -25,17 +25,20 @@ TENON_ALWAYS_INLINE simd::f32x16 pinned(simd::f32x16 x) {
   return x;
 }
 
-/// Memory that will be packed next, brought near while the kernel computes: runs of `count` steps of two cache lines.
+/// Memory that will be packed next, brought near while the kernel computes: runs of `count` cache lines.
 struct gemm_prefetch {
-  static constexpr int lines_bytes = 2 * cache_line_bytes;
   char const* at = nullptr;
   index_t stride = 0, jump = 0;  ///< bytes from step to step, and besides after a run
   index_t count = 1, left = 1;   ///< steps of a run, and of this one
   index_t remaining = 0;         ///< steps to go
 
+  /// Steps to take at each of `turns` turns: evenly, since a burst waits for memory.
+  int pace(index_t turns) const { return int(ceil_div(remaining, std::max<index_t>(turns, 1))); }
   TENON_ALWAYS_INLINE void step() {
-    __builtin_prefetch(at, 0, 3);
-    __builtin_prefetch(at + cache_line_bytes, 0, 3);
+#ifndef HINT
+#  define HINT 3
+#endif
+    __builtin_prefetch(at, 0, HINT);
     at += stride;
     if (--left == 0) at += jump, left = count;
     --remaining;
@@ -51,20 +54,6 @@ struct gemm_packed_columns {
   }
   TENON_ALWAYS_INLINE void advance() { at += gemm_tile::cols; }
 };
-/// A column panel where it lies, its columns contiguous; packed while it is used for the first time.
-template <class T>
-struct gemm_direct_columns {
-  T const* at;
-  index_t k_stride;
-  float* to;
-  template <int V>
-  TENON_ALWAYS_INLINE simd::f32x16 take() const {
-    simd::f32x16 const x = simd::load(at + V * lanes);
-    simd::store(to + V * lanes, x);
-    return x;
-  }
-  TENON_ALWAYS_INLINE void advance() { at += k_stride, to += gemm_tile::cols; }
-};
 /// Columns where they lie, contiguous and used once.
 template <class T>
 struct gemm_streamed_columns {
@@ -79,7 +68,8 @@ struct gemm_streamed_columns {
 
 /// One call of the kernel: a tile of c over [k0, k1), which is one block of `gemm_order`.
 struct gemm_tile_job {
-  float const* a;  ///< packed row panel, [k][R]
+  float const* a;        ///< packed row panel, [k][R]
+  index_t to_next_rows;  ///< from it to the row panel that follows: fetched ahead
   index_t k0, k1;
   float* inner;         ///< `inner_levels` tiles in L1: nodes of this block's subtree
   float* outer;         ///< `slots` tiles kept between blocks: an unfinished chain, then nodes of higher levels
@@ -135,6 +125,7 @@ TENON_NOINLINE void gemm_tile_kernel(gemm_order const& order, gemm_tile_job cons
         c += job.c_stride;
         --c_rows;
       }
+      for (int i = 0; i < 8 * R; i += lanes) __builtin_prefetch(a + job.to_next_rows + i, 0, 3);
       for (int step = 0; step < job.steps && job.next->remaining > 0; ++step) job.next->step();
       index_t const stop = std::min(k + 8, end);
       for (; k + 1 < stop; k += 2) {  // unrolled further, g++ 12 spills accumulators

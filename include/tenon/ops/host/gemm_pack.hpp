@@ -198,10 +198,10 @@ gemm_prefetch prefetch_of(gemm_operand<T> const& operand, index_t first, index_t
   index_t const runs = along_k ? last - first : k1 - k0,
                 run_bytes = (along_k ? k1 - k0 : last - first) * index_t(sizeof(T));
   index_t const run_stride = (along_k ? operand.strip_stride : operand.k_stride) * index_t(sizeof(T));
-  index_t const steps = ceil_div(run_bytes, gemm_prefetch::lines_bytes);
+  index_t const steps = ceil_div(run_bytes, index_t(cache_line_bytes));
   return {reinterpret_cast<char const*>(operand.at(first, k0)),
-          gemm_prefetch::lines_bytes,
-          run_stride - steps * gemm_prefetch::lines_bytes,
+          index_t(cache_line_bytes),
+          run_stride - steps * index_t(cache_line_bytes),
           steps,
           steps,
           runs * steps};
