@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -114,4 +115,24 @@ TEST_CASE("arena: a release gives back what came after its mark") {
   float* const p = a.allocate<float>(100);
   a.release(mark);
   CHECK(a.allocate<float>(1) == p);
+}
+
+TEST_CASE("arena: a loan is taken first, grows, is given back by a release, and ends") {
+  arena a(1 << 14);
+  alignas(cache_line_bytes) std::byte memory[4096];
+  auto const lent = [&](void* p) { return p >= memory && p < memory + sizeof memory; };
+  std::byte* const own = a.allocate<std::byte>(64);
+  a.lend(std::span(memory, 1024));
+  auto const mark = a.mark();
+  std::byte* const first = a.allocate<std::byte>(1000);
+  CHECK(first == memory);
+  CHECK_FALSE(lent(a.allocate<std::byte>(64)));  // 24 bytes are left
+  a.lend(std::span(memory, 2048));
+  CHECK(a.allocate<std::byte>(64) == memory + 1024);
+  a.release(mark);
+  CHECK(a.allocate<std::byte>(64) == memory);
+  a.lend({});
+  CHECK(a.allocate<std::byte>(64) == own + 64);
+  a.lend(std::span(memory, 64));
+  CHECK(a.allocate<std::byte>(64) == memory);
 }

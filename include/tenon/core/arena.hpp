@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -86,7 +87,7 @@ class memory_block {
 class arena {
  public:
   struct position {
-    std::size_t block = 0, offset = 0;
+    std::size_t block = 0, offset = 0, lent = 0;
   };
   explicit arena(std::size_t block_bytes = std::size_t(32) << 20) : least(block_bytes) {}
   arena(arena const&) = delete;
@@ -100,6 +101,12 @@ class arena {
   template <class T>
   matrix_view<T> allocate_matrix(index_t rows, index_t cols) {
     return matrix(allocate<T>(rows * cols), rows, cols);
+  }
+  /// Memory of somebody else's that is free for now, aligned to a cache line: taken before the arena's own where it
+  /// has room. A longer loan with the same beginning extends the one before; an empty one ends it.
+  void lend(std::span<std::byte> memory) {
+    if (memory.data() != loan.data()) top.lent = 0;
+    loan = memory;
   }
   position mark() const { return top; }
   void release(position p) { top = p; }
@@ -115,6 +122,7 @@ class arena {
  private:
   std::byte* take(std::size_t bytes) {
     bytes = (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
+    if (top.lent + bytes <= loan.size()) return loan.data() + std::exchange(top.lent, top.lent + bytes);
     while (top.block < blocks.size() && top.offset + bytes > blocks[top.block].size()) top = {top.block + 1, 0};
     if (top.block == blocks.size()) blocks.emplace_back(bytes > least ? bytes : least);
     std::byte* p = blocks[top.block].data() + top.offset;
@@ -122,6 +130,7 @@ class arena {
     return p;
   }
   std::vector<memory_block> blocks;
+  std::span<std::byte> loan;
   position top;
   std::size_t least;
 };

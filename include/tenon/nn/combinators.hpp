@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file Combinators: composite blocks that have both directions because their parts do.
+#include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -134,6 +136,7 @@ struct repeat {
   template <class T>
   struct parameters {
     std::vector<typename Block::template parameters<T>> layers;
+    std::vector<T*> begins;  ///< where each layer's parameters begin in their buffer
   };
   template <class T>
   struct saved {
@@ -143,16 +146,22 @@ struct repeat {
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
-    for (std::size_t i = 0; i < layers.size(); ++i)
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      p.begins.push_back(b.position());
       p.layers.push_back(b.scope(name + "." + std::to_string(i), [&] { return layers[i].bind(b); }));
+    }
     return p;
   }
   /// The output of the last layer, in `pass.saved`.
+  /// @param gradients what backward will write over (it does so from the last layer to the first), or null. Until then
+  /// it is free: what a layer saves lies in the gradients of layers before it.
   template <class Pass, class T>
-  matrix_view<T const> forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, saved<T>& s) const {
+  matrix_view<T const> forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, saved<T>& s,
+                               parameters<float> const* gradients = nullptr) const {
     s.layers.resize(layers.size());
     s.inputs.resize(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
+      if (gradients) pass.saved.lend(std::as_writable_bytes(std::span(gradients->begins[0], gradients->begins[i])));
       s.inputs[i] = x;
       auto const y = pass.template allocate<T>(x.extent(1), true);
       auto const mark = pass.saved.mark();
@@ -160,6 +169,7 @@ struct repeat {
       if (Pass::recomputes_layers) pass.saved.release(mark);
       x = y;
     }
+    pass.saved.lend({});
     return x;
   }
   template <class Pass, class T>

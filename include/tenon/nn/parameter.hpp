@@ -57,6 +57,8 @@ class binder {
     for (auto const& piece : pieces) add(piece.name + ".bias", 1, piece.rows, {}, parameter_kind::vector);
     return begin;
   }
+  /// Where the next parameter begins.
+  T* position() { return align(); }
   /// Values bound so far, padding included.
   index_t size() const { return round_up(offset, lanes); }
 

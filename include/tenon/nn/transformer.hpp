@@ -53,13 +53,14 @@ struct transformer {
   index_t vocabulary() const { return embedding.vocabulary; }
 
   /// The hidden states behind the last norm, in `pass.saved`. @shape tokens [t], result [t, width]
+  /// @param gradients of the backward that follows: their memory is used until then; or null
   template <class Pass, class T>
-  matrix_view<T> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens,
-                         saved<T>& s) const {
+  matrix_view<T> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens, saved<T>& s,
+                         parameters<float> const* gradients = nullptr) const {
     auto const x = pass.template allocate<T>(width(), true);
     embedding.forward(pass, p.embedding, tokens, x);
     drop(pass, x);
-    s.last = layers.forward(pass, p.layers, as_const(x), s.layers);
+    s.last = layers.forward(pass, p.layers, as_const(x), s.layers, gradients ? &gradients->layers : nullptr);
     auto const hidden = pass.template allocate<T>(width(), true);
     final_norm.forward(pass, p.final_norm, s.last, hidden, s.final_norm);
     return hidden;

@@ -279,7 +279,7 @@ class trainer {
     auto& slot = gradients->next();
     auto const mark = saved_memory.mark();
     auto pass = make_pass(micro_samples(), micro, true);
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
+    auto const hidden = net.forward(pass, parameters, tokens, saved, &slot.bound);
     float* const losses = saved_memory.template allocate<float>(pass.tokens());
     auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
     net.head_loss(pass, parameters, &slot.bound, as_const(hidden), targets, losses, scale, d_hidden);
