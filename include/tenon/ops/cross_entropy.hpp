@@ -34,7 +34,7 @@ struct linear_cross_entropy_args {
   index_t leaf_tokens = 0;
   index_t leaf_vocabulary = 0;
   float soft_cap = 0.0f;
-  std::size_t workspace_bytes = std::size_t(128) << 20;
+  std::size_t workspace_bytes = std::size_t(256) << 20;
   bool accumulate_weight_gradient = false;
 };
 
