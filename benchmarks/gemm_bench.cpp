@@ -188,7 +188,7 @@ int main(int count, char** arguments) {
   };
   for (int t : threads)
     for (size const& z :
-         {size{1024, 1024, 1024, 64}, {256, 3072, 768, 128}, {64, 50304, 768, 128}, {768, 768, 256, 32}})
+         {size{1024, 1024, 1024, 64}, {256, 3072, 768, 128}, {64, 50304, 768, 128}, {768, 768, 256, 64}})
       for (auto [ta, tb] : {std::pair{false, false}, {false, true}, {true, false}}) {
         shape const s{z.m, z.n, z.k, ta, tb, z.leaf};
         if (s.name().find(only) != std::string::npos) run_shape(s, t, rounds, peers);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 // One training loop of a GPT-2 shape on random tokens, for benchmarks/training.py. Prints one JSON object.
-//   training_bench --layers=6 --width=384 --heads=6 --context=256 --vocabulary=256 --batch=8 --steps=8 --threads=2 [--table]
+//   training_bench --layers=6 --width=384 --heads=6 --context=256 --vocabulary=256 --batch=8 --steps=8 --threads=2 [--table] [--fast]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,23 +15,19 @@
 
 #include <sys/resource.h>
 
-int main(int argc, char** argv) try {
-  using namespace tenon;
-  std::map<std::string, long> flag{{"layers", 6}, {"width", 384}, {"heads", 6},   {"context", 256}, {"vocabulary", 256},
-                                   {"batch", 8},  {"steps", 8},   {"threads", 2}, {"table", 0}};
-  for (int i = 1; i < argc; ++i) {
-    std::string const word = argv[i];
-    auto const equals = word.find('=');
-    std::string const name = word.substr(0, equals).substr(std::min<std::size_t>(2, word.size()));
-    if (!flag.count(name)) return std::fprintf(stderr, "training_bench: %s is unknown\n", word.c_str()), 2;
-    flag[name] = equals == std::string::npos ? 1 : std::stol(word.substr(equals + 1));
-  }
-  trainer<models::gpt2<>, memory::recompute_selective> t{{.layers = flag["layers"],
-                                                          .width = flag["width"],
-                                                          .heads = flag["heads"],
-                                                          .context = flag["context"],
-                                                          .vocabulary = flag["vocabulary"]},
-                                                         {.batch = flag["batch"], .threads = int(flag["threads"])}};
+namespace {
+
+using namespace tenon;
+
+template <Arithmetic Order>
+void run(std::map<std::string, long>& flag) {
+  trainer<models::gpt2<>, memory::recompute_selective, Order> t{
+      {.layers = flag["layers"],
+       .width = flag["width"],
+       .heads = flag["heads"],
+       .context = flag["context"],
+       .vocabulary = flag["vocabulary"]},
+      {.batch = flag["batch"], .threads = int(flag["threads"])}};
   auto const n = std::size_t(flag["batch"] * flag["context"]);
   random_stream const random(1, "tokens");
   std::vector<std::int32_t> tokens(n), targets(n);
@@ -61,6 +57,22 @@ int main(int argc, char** argv) try {
       "{\"tokens_per_second\":%.1f,\"flops_utilization\":%.4f,\"peak_flops\":%.4g,\"peak_rss_bytes\":%ld,\"loss\":%.6f}"
       "\n",
       double(n) / typical, t.step_flops() / typical / peak, peak, usage.ru_maxrss * 1024, loss);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  std::map<std::string, long> flag{{"layers", 6}, {"width", 384}, {"heads", 6},   {"context", 256}, {"vocabulary", 256},
+                                   {"batch", 8},  {"steps", 8},   {"threads", 2}, {"table", 0},     {"fast", 0}};
+  for (int i = 1; i < argc; ++i) {
+    std::string const word = argv[i];
+    auto const equals = word.find('=');
+    std::string const name = word.substr(0, equals).substr(std::min<std::size_t>(2, word.size()));
+    if (!flag.count(name)) return std::fprintf(stderr, "training_bench: %s is unknown\n", word.c_str()), 2;
+    flag[name] = equals == std::string::npos ? 1 : std::stol(word.substr(equals + 1));
+  }
+  if (flag["fast"]) run<arithmetic::fast>(flag);
+  else run<arithmetic::bitwise>(flag);
 } catch (std::exception const& e) {
   std::fprintf(stderr, "training_bench: %s\n", e.what());
   return 1;

@@ -28,7 +28,7 @@ class gemm_driver {
   void run() {
     arena_scope scope(memory);
     index_t const panels = plan.range_panels();
-    chunk = plan.order.blocks > 1 ? std::min(gemm_plan::chunk_panels, panels) : panels;
+    chunk = std::min(gemm_plan::chunk_panels, panels);
     slices = panels > chunk ? plan.super_blocks : 1;
     tile_state = plan.order.slots * gemm_tile::size;
     layout.packed_b = round_up(panels * plan.super_blocks * plan.a_panel_values(), lanes);
@@ -109,8 +109,7 @@ class gemm_driver {
     for (index_t p0 = 0; p0 < r.panels(); p0 += chunk)
       for (index_t block = r.first_block; block < r.last_block; ++block) {
         index_t const p1 = std::min(p0 + chunk, r.panels());
-        slice s{block, plan.order.begin(block), plan.order.end(block), col, width, nullptr, p0 == 0 || slices == 1, {},
-                0};
+        slice s{block, plan.order.begin(block), plan.order.end(block), col, width, nullptr, p0 == 0, {}, 0};
         s.packed = r.workspace + layout.packed_b + (block - r.first_block) % slices * plan.b_slice_values();
         if (!plan.few && s.fresh && block + 1 < r.last_block) s.ahead = prefetch_columns(col, block + 1);
         else if (!plan.few && next_col < plan.n && block + 1 == r.last_block && p1 == r.panels())

@@ -66,7 +66,7 @@ struct gemm_plan {
   static constexpr index_t least_range = 22 * gemm_tile::rows;
   static constexpr index_t most_block_n = 8 * gemm_tile::cols;
   static constexpr index_t least_block_n = 3 * gemm_tile::cols;
-  static constexpr index_t chunk_panels = 20;  ///< row panels whose state is kept in L2 at a time
+  static constexpr index_t chunk_panels = 20;  ///< row panels that are in L2 at a time, packed, with their state
   static constexpr double least_parallel_work = 64.0 * 64 * 64;
   static constexpr index_t few_block_k = 16, few_block_n = 2048;
 
