@@ -129,6 +129,8 @@ TEST_CASE("arena: a loan is taken first, grows, is given back by a release, and 
   CHECK_FALSE(lent(a.allocate<std::byte>(64)));  // 24 bytes are left
   a.lend(std::span(memory, 2048));
   CHECK(a.allocate<std::byte>(64) == memory + 1024);
+  for (int blocks = 0; blocks < 3; ++blocks) CHECK_FALSE(lent(a.allocate<std::byte>(1 << 14)));
+  CHECK(a.allocate<std::byte>(64) == memory + 1088);  // a new block of the arena's own is no new loan
   a.release(mark);
   CHECK(a.allocate<std::byte>(64) == memory);
   a.lend({});

@@ -123,7 +123,7 @@ class arena {
   std::byte* take(std::size_t bytes) {
     bytes = (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
     if (top.lent + bytes <= loan.size()) return loan.data() + std::exchange(top.lent, top.lent + bytes);
-    while (top.block < blocks.size() && top.offset + bytes > blocks[top.block].size()) top = {top.block + 1, 0};
+    while (top.block < blocks.size() && top.offset + bytes > blocks[top.block].size()) ++top.block, top.offset = 0;
     if (top.block == blocks.size()) blocks.emplace_back(bytes > least ? bytes : least);
     std::byte* p = blocks[top.block].data() + top.offset;
     top.offset += bytes;
