@@ -102,8 +102,8 @@ class arena {
   matrix_view<T> allocate_matrix(index_t rows, index_t cols) {
     return matrix(allocate<T>(rows * cols), rows, cols);
   }
-  /// Memory of somebody else, who does not need it meanwhile, aligned to a cache line: taken before the arena's own where it
-  /// has room. A longer loan with the same beginning extends the one before; an empty one ends it.
+  /// Memory of somebody else, who does not need it meanwhile, aligned to a cache line: taken before the arena's own
+  /// where it has room. A longer loan with the same beginning extends the one before; an empty one ends it.
   void lend(std::span<std::byte> memory) {
     if (memory.data() != loan.data()) top.lent = 0;
     loan = memory;
