@@ -13,7 +13,7 @@ struct rope_options {
 };
 
 /// Causal self-attention with grouped queries: one fused projection to q, k and v, attention, one projection back.
-/// @shape x, y [t, width]   @test tests/nn/blocks_test.cpp
+/// @shape x, y [t, width]   @test tests/nn/attention_test.cpp
 struct self_attention {
   int query_heads = 1, kv_heads = 1, head_width = 1;
   index_t window = 0;  ///< 0: every earlier token is seen

@@ -10,7 +10,7 @@ namespace tenon::nn {
 /// y = x W^T + b.
 /// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input). Sums
 /// over the output features (the input gradient) are taken one by one over `out_sums`, and added in that order.
-/// @shape x [t, in]  W [out, in]  b [out]  y [t, out]   @test tests/nn/blocks_test.cpp
+/// @shape x [t, in]  W [out, in]  b [out]  y [t, out]   @test tests/nn/linear_test.cpp
 struct linear {
   index_t in = 0;
   std::vector<row_piece> pieces;  ///< the output features, by name

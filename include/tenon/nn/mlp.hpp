@@ -6,7 +6,7 @@
 namespace tenon::nn {
 
 /// Two linear layers with an activation between them; gated: the first one gives a gate and a value (SwiGLU, GeGLU).
-/// @shape x, y [t, width]   @source Shazeer 2020, arXiv:2002.05202 (gated)   @test tests/nn/blocks_test.cpp
+/// @shape x, y [t, width]   @source Shazeer 2020, arXiv:2002.05202 (gated)   @test tests/nn/mlp_test.cpp
 struct mlp {
   ops::activation_kind activation = ops::activation_kind::gelu_tanh;
   bool gated = false;

@@ -11,7 +11,7 @@ namespace tenon::nn {
 
 /// A decoder-only transformer: embedding, layers of (attention, mlp) with pre-norm residuals, a last norm and a head
 /// that may share the embedding's table. Models (models/) fill in the shapes and the names their files use.
-/// @test tests/nn/transformer_test.cpp
+/// @test tests/train/trainer_test.cpp, tests/parity/transformer_parity.py
 template <class Norm>
 struct transformer {
   using layer = sequential<residual<Norm, self_attention>, residual<Norm, mlp>>;

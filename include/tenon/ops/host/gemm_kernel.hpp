@@ -35,10 +35,7 @@ struct gemm_prefetch {
   /// Steps to take at each of `turns` turns: evenly, since a burst waits for memory.
   int pace(index_t turns) const { return int(ceil_div(remaining, std::max<index_t>(turns, 1))); }
   TENON_ALWAYS_INLINE void step() {
-#ifndef HINT
-#  define HINT 3
-#endif
-    __builtin_prefetch(at, 0, HINT);
+    __builtin_prefetch(at, 0, 3);
     at += stride;
     if (--left == 0) at += jump, left = count;
     --remaining;
