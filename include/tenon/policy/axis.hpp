@@ -22,13 +22,20 @@ struct kv_axis {};
 struct memory_axis {};
 struct optimizer_axis {};
 
+/// The axis of a policy: its member `axis`, or a specialisation for a class that lives on a higher floor.
+template <class P>
+struct axis_of {};
+template <class P>
+  requires requires { typename P::axis; }
+struct axis_of<P> : std::type_identity<typename P::axis> {};
+
 /// P answers the question that Axis asks.
 template <class P, class Axis>
-concept PolicyOn = std::same_as<typename P::axis, Axis>;
+concept PolicyOn = std::same_as<typename axis_of<P>::type, Axis>;
 /// A type that answers some axis.
 template <class P>
 concept Policy = requires {
-  typename P::axis;
+  typename axis_of<P>::type;
 };
 
 }  // namespace tenon

@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+/// @file How ranks talk, as policies. Each name is also the class of the communicator itself, defined in comm/: a line of
+/// types needs the name alone.
 #include <tenon/policy/axis.hpp>
 
-namespace tenon::comm {
+namespace tenon {
+namespace comm {
 /// One rank, no communication. The default.
-struct self {
-  using axis = communicator_axis;
-};
-/// Ranks are threads of this process. The type is here; its machinery comes with the parallel release, as that of the
-/// two below.
-struct threads {
-  using axis = communicator_axis;
-};
+class self;
+/// Ranks are threads of this process.
+class threads;
 /// Ranks are MPI processes.
-struct mpi {
-  using axis = communicator_axis;
-};
+class mpi;
 /// Ranks are devices that talk through NCCL.
-struct nccl {
-  using axis = communicator_axis;
-};
-static_assert(PolicyOn<self, communicator_axis> && PolicyOn<nccl, communicator_axis>);
-}  // namespace tenon::comm
+class nccl;
+}  // namespace comm
+
+template <>
+struct axis_of<comm::self> : std::type_identity<communicator_axis> {};
+template <>
+struct axis_of<comm::threads> : std::type_identity<communicator_axis> {};
+template <>
+struct axis_of<comm::mpi> : std::type_identity<communicator_axis> {};
+template <>
+struct axis_of<comm::nccl> : std::type_identity<communicator_axis> {};
+static_assert(PolicyOn<comm::self, communicator_axis> && PolicyOn<comm::nccl, communicator_axis>);
+}  // namespace tenon

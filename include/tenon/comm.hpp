@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file How ranks talk. `comm/mpi.hpp` and `comm/nccl.hpp` need their libraries and are included by name.
+#include <tenon/comm/communicator.hpp>
+#include <tenon/comm/reduce.hpp>
+#include <tenon/comm/self.hpp>
