@@ -4,3 +4,4 @@
 #include <tenon/comm/communicator.hpp>
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/self.hpp>
+#include <tenon/comm/threads.hpp>

@@ -6,6 +6,7 @@
 /// library's all-reduce keeps; so a communicator only shows each rank its shard of everybody's vectors (`visit_shards`),
 /// and comm/reduce.hpp adds them by the fixed tree: the bytes of a ring, the same bits for every number of ranks.
 #include <array>
+#include <atomic>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -30,11 +31,16 @@ inline constexpr std::size_t operations = 7;
 struct traffic {
   std::uint64_t calls = 0, bytes = 0;
 };
-/// The traffic of one rank, over its world and all groups split from it. One thread at a time.
+/// The traffic of one rank, over its world and all groups split from it.
 struct counters {
   std::array<traffic, operations> by_operation{};
   traffic& of(operation o) { return by_operation[std::size_t(o)]; }
   traffic const& of(operation o) const { return by_operation[std::size_t(o)]; }
+  /// From any thread of the rank: a `stream` communicates beside it.
+  void add(operation o, std::size_t sent) {
+    std::atomic_ref(of(o).calls).fetch_add(1, std::memory_order_relaxed);
+    std::atomic_ref(of(o).bytes).fetch_add(sent, std::memory_order_relaxed);
+  }
   std::uint64_t bytes() const {
     std::uint64_t n = 0;
     for (auto const& t : by_operation) n += t.bytes;
@@ -43,18 +49,46 @@ struct counters {
 };
 
 namespace detail {
+// Bytes that a rank sends to others by an operation, the same for all communicators: what a ring or a direct exchange
+// puts on the wire.
+inline std::size_t sent_by_broadcast(std::size_t bytes, bool root, int ranks) {
+  return root ? bytes * std::size_t(ranks - 1) : 0;
+}
+inline std::size_t sent_by_all_gather(std::span<std::size_t const> cuts, int rank) {
+  return (cuts[std::size_t(rank) + 1] - cuts[std::size_t(rank)]) * (cuts.size() - 2);
+}
+inline std::size_t sent_by_all_to_all(std::span<std::span<std::byte const> const> sends, int rank) {
+  std::size_t sum = 0;
+  for (std::size_t p = 0; p < sends.size(); ++p) sum += p == std::size_t(rank) ? 0 : sends[p].size();
+  return sum;
+}
+inline std::size_t sent_by_exchange(std::span<transfer const> transfers) {
+  std::size_t sum = 0;
+  for (auto const& t : transfers) sum += t.sends ? t.bytes : 0;
+  return sum;
+}
+inline std::size_t sent_by_sum(std::size_t bytes, int ranks) {
+  return 2 * bytes * std::size_t(ranks - 1) / std::size_t(ranks);
+}
+inline std::size_t sent_by_visit(std::size_t vectors, std::span<std::size_t const> cuts, int rank) {
+  std::size_t const own = cuts[std::size_t(rank) + 1] - cuts[std::size_t(rank)];
+  return vectors * sizeof(float) * (cuts.back() - cuts.front() - own);
+}
+
 struct shard_visitor {
   void operator()(std::size_t, std::size_t, std::span<float const* const>) const;
 };
 }  // namespace detail
 
-/// A group of ranks. Every rank of it calls the same functions in the same order; one thread of a rank at a time.
+/// A group of ranks. Every rank of it calls the same functions in the same order, but for `exchange`, which only those
+/// call that have something to send or receive; one thread of a rank at a time.
 ///
 ///  - `split(color, key)`: those with the same color form a group, ordered by (key, rank).
 ///  - `broadcast(bytes, root)`, `barrier()`.
 ///  - `all_gather(whole, cuts)`: rank r has bytes [cuts[r], cuts[r + 1]) of `whole`; afterwards each has all.
-///  - `all_to_all(sends, receives)`: `sends[p]` goes to rank p, `receives[p]` comes from it; both know the sizes.
-///  - `exchange(transfers)`: sends and receives that are posted together; between two ranks they match in order.
+///  - `all_to_all(sends, receives)`: `sends[p]` goes to rank p, `receives[p]` comes from it; both know the sizes. A
+///    rank's own part is copied too, unless it is the same memory.
+///  - `exchange(transfers)`: sends and receives with other ranks, posted together; between two ranks they match in order.
 ///  - `sum(integers)`: adds integers over ranks, which has no order.
 ///  - `visit_shards(mine, vectors_of, cuts, consume)`: rank p offers `vectors_of[p]` vectors of floats, each of
 ///    cuts.back() elements; rank r is shown elements [cuts[r], cuts[r + 1]) of all of them, stretch by stretch:

@@ -121,6 +121,7 @@ void reduce_scatter(C& c, float const* mine, float* out, std::span<std::size_t c
 template <Communicator C>
 void all_reduce(C& c, std::span<float> data) {
   if (c.size() == 1) return;
+  if constexpr (requires { c.all_reduce(data); }) return c.all_reduce(data);
   auto cuts = even_cuts(data.size(), c.size(), std::size_t(lanes));
   reduce_scatter(c, data.data(), data.data() + cuts[std::size_t(c.rank())], cuts);
   for (auto& at : cuts) at *= sizeof(float);

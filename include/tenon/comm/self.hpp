@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <algorithm>
+
 #include <tenon/comm/communicator.hpp>
 #include <tenon/policy/communicator.hpp>
 
@@ -15,7 +17,10 @@ class self {
   void barrier() const {}
   void broadcast(std::span<std::byte>, int) const {}
   void all_gather(std::span<std::byte>, std::span<std::size_t const>) const {}
-  void all_to_all(std::span<std::span<std::byte const> const>, std::span<std::span<std::byte> const>) const {}
+  void all_to_all(std::span<std::span<std::byte const> const> sends,
+                  std::span<std::span<std::byte> const> receives) const {
+    if (sends[0].data() != receives[0].data()) std::copy_n(sends[0].data(), sends[0].size(), receives[0].data());
+  }
   void exchange(std::span<transfer const>) const {}
   void sum(std::span<std::int64_t>) const {}
   template <class Consume>

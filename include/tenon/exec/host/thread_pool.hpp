@@ -10,6 +10,7 @@
 
 #include <tenon/core/config.hpp>
 #include <tenon/core/view.hpp>
+#include <tenon/core/wait.hpp>
 
 namespace tenon::exec {
 
@@ -48,13 +49,7 @@ class thread_pool {
     remaining.store(count - 1, std::memory_order_relaxed);
     launch();
     guarded(0);
-    for (int spin = 0; remaining.load(std::memory_order_acquire) != 0;) {
-      if (++spin < spins_before_sleep) pause(spin);
-      else {
-        int const left = remaining.load(std::memory_order_acquire);
-        if (left) remaining.wait(left, std::memory_order_acquire);
-      }
-    }
+    wait_until(remaining, [](int left) { return left == 0; });
     busy = false;
     if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
   }
@@ -81,15 +76,6 @@ class thread_pool {
   }
 
  private:
-  static constexpr int spins_before_sleep = 4000;  // about 40 us with `pause`: longer than the gap between two ops
-  // Now and then the core is offered to others: with more threads than cores (ranks of one process, a busy machine) the
-  // one that is waited for would otherwise wait for the spinner's time slice to end.
-  static void pause(int spin) {
-#if defined(__x86_64__)
-    if (spin % 128 != 0) return __builtin_ia32_pause();
-#endif
-    std::this_thread::yield();
-  }
   void stop() {
     stopping.store(true, std::memory_order_relaxed);
     launch();
@@ -109,10 +95,7 @@ class thread_pool {
   }
   void work(int t) {
     for (unsigned seen = 0;;) {
-      for (int spin = 0; generation.load(std::memory_order_acquire) == seen;) {
-        if (++spin < spins_before_sleep) pause(spin);
-        else generation.wait(seen, std::memory_order_acquire);
-      }
+      wait_until(generation, [&](unsigned now) { return now != seen; });
       ++seen;
       if (stopping.load(std::memory_order_relaxed)) return;
       guarded(t);
