@@ -15,7 +15,7 @@ namespace {
 template <class Model>
 std::map<std::string, std::pair<index_t, index_t>> shapes(typename Model::config_type const& c) {
   std::vector<nn::parameter_spec> specs;
-  nn::binder<float const> b(nullptr, &specs);
+  nn::binder<float const> b(&specs);
   Model::template network<arithmetic::bitwise>(c).bind(b);
   std::map<std::string, std::pair<index_t, index_t>> all;
   index_t end = 0;

@@ -20,10 +20,15 @@ void dump(std::string const& path, io::safetensors_file::text_map metadata) {
   trainer<Model> t{{.batch = samples, .sequence_length = length, .learning_rate = 0, .threads = 2}};
   // Larger than an initialisation, so that every term of the model matters; biases and norm weights vary too.
   random_stream const noise(7, "parity");
-  auto const parameters = t.state().parameters;
+  auto parameters = t.values();  // one after the other, as the list has them
   for (std::size_t i = 0; i < parameters.size(); ++i)
     parameters[i] = std::fma(5.0f, parameters[i] < 0.5f ? parameters[i] : 0.0f, noise.uniform(0, i) * 0.4f - 0.2f) +
                     (parameters[i] >= 0.5f ? 1.0f : 0.0f);
+  std::size_t next = 0;
+  for (auto const& s : t.parameter_list()) {
+    t.write(state_kind::parameters, s, std::span(parameters).subspan(next, std::size_t(s.size())));
+    next += std::size_t(s.size());
+  }
   std::vector<std::int32_t> tokens, targets;
   for (index_t i = 0; i < samples * length; ++i) {
     tokens.push_back(std::int32_t(noise.word(1, std::uint64_t(i)) % vocabulary));
@@ -37,10 +42,12 @@ void dump(std::string const& path, io::safetensors_file::text_map metadata) {
   auto add = [&](std::string const& name, auto const* data, std::vector<index_t> shape) {
     out.push_back(io::stored_as(name, std::move(shape), data));
   };
+  next = 0;
   for (auto const& s : t.parameter_list()) {
     std::vector<index_t> const shape =
         s.kind == nn::parameter_kind::vector ? std::vector<index_t>{s.cols} : std::vector<index_t>{s.rows, s.cols};
-    add("parameter." + s.name, parameters.data() + s.offset, shape);
+    add("parameter." + s.name, parameters.data() + next, shape);
+    next += std::size_t(s.size());
     add("gradient." + s.name, t.last_gradients().data() + s.offset, shape);
   }
   add("input.tokens", tokens.data(), {samples, length});

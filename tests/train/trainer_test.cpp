@@ -58,8 +58,7 @@ std::vector<float> train_steps(Trainer& t, int steps, double* last_loss = nullpt
     auto const r = t.step(batch.tokens, batch.targets);
     if (last_loss) *last_loss = r.loss;
   }
-  auto const p = t.state().parameters;
-  return {p.begin(), p.end()};
+  return t.values();
 }
 bool same_bits(std::vector<float> const& a, std::vector<float> const& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -98,8 +97,7 @@ TEST_CASE("the same bits when what is saved fills several blocks of memory, grad
     trainer<models::gpt2<>> t{gpt2_config{.layers = 5, .width = 48, .heads = 3, .context = 40, .vocabulary = 67}, o};
     auto const texts = make_text(batch, 32, 1);
     for (int i = 0; i < 2; ++i) t.step(texts.tokens, texts.targets);
-    auto const p = t.state().parameters;
-    return std::vector<float>(p.begin(), p.end());
+    return t.values();
   };
   CHECK(same_bits(run_with(1), run_with(64)));
 }
@@ -112,8 +110,7 @@ TEST_CASE("a sequence length that no leaf divides keeps the promise") {
     auto const batch = make_text(4, 37, 1);
     t.step(batch.tokens, batch.targets);
     t.step(batch.tokens, batch.targets);
-    auto const p = t.state().parameters;
-    return std::vector<float>(p.begin(), p.end());
+    return t.values();
   };
   auto const expected = run_with(1, 1);
   CHECK(same_bits(expected, run_with(2, 2)));
@@ -222,26 +219,27 @@ TEST_CASE("gradients agree with differences of the loss") {
   // Along the gradient itself, per tensor: large enough to see in fp32.
   for (auto const& spec : t.parameter_list()) {
     CAPTURE(spec.name);
-    float* const p = t.state().parameters.data() + spec.offset;
+    std::vector<float> p(std::size_t(spec.size()));
+    t.read(state_kind::parameters, spec, p);
     double square = 0;
     for (index_t i = 0; i < spec.size(); ++i)
       square += double(g[std::size_t(spec.offset + i)]) * g[std::size_t(spec.offset + i)];
-    std::vector<float> const saved(p, p + spec.size());
+    auto const saved = p;
     double loss[2];
     float const h = float(0.01 / std::sqrt(square));
     for (int side = 0; side < 2; ++side) {
-      for (index_t i = 0; i < spec.size(); ++i)
-        p[i] = saved[std::size_t(i)] + (side ? -h : h) * g[std::size_t(spec.offset + i)];
+      for (std::size_t i = 0; i < p.size(); ++i) p[i] = saved[i] + (side ? -h : h) * g[std::size_t(spec.offset) + i];
+      t.write(state_kind::parameters, spec, p);
       loss[side] = t.evaluate(batch.tokens, batch.targets);
     }
-    std::copy(saved.begin(), saved.end(), p);
+    t.write(state_kind::parameters, spec, saved);
     CHECK((loss[0] - loss[1]) / (2 * double(h)) == doctest::Approx(square).epsilon(0.02));
   }
 }
 
 TEST_CASE("options that do not fit are refused with a sentence") {
   auto o = options(1, 3);
-  CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("not a multiple of accumulate"), argument_error);
+  CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("not a multiple of accumulate 3"), argument_error);
   o = options(1, 2);
   o.batch = 6;
   CHECK_THROWS_WITH_AS((trainer<gpt>{o}), doctest::Contains("power of two"), argument_error);
@@ -261,7 +259,7 @@ TEST_CASE("options that do not fit are refused with a sentence") {
 TEST_CASE("published parameter counts") {
   auto count = [](auto const& network) {
     std::vector<nn::parameter_spec> specs;
-    nn::binder<float const> b(nullptr, &specs);
+    nn::binder<float const> b(&specs);
     network.bind(b);
     index_t n = 0;
     for (auto const& s : specs) n += s.size();

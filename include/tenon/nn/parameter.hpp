@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file How blocks name and place their parameters: one flat buffer, bound to aggregates of views.
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,10 +30,26 @@ struct row_sum {
 
 /// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
 /// with a list of specs it writes down names and shapes. One `bind` function per block serves both.
+///
+/// A model says by `bucket()` where a new bucket of parameters begins: what is gathered, reduced and updated as one.
 template <class T>
 class binder {
  public:
-  explicit binder(T* buffer, std::vector<parameter_spec>* list = nullptr) : base(buffer), specs(list) {}
+  explicit binder(T* buffer) : base(buffer) {}
+  /// Buckets that lie apart: bucket i begins at `bases[i]`.
+  explicit binder(std::span<T* const> bucket_bases) : bases(bucket_bases) {}
+  /// Writes down names and shapes, and where buckets begin.
+  explicit binder(std::vector<parameter_spec>* list, std::vector<index_t>* bucket_begins = nullptr)
+      : specs(list), begins(bucket_begins) {}
+
+  /// What follows belongs to the next bucket.
+  void bucket() {
+    offset = round_up(offset, lanes);
+    if (begins) begins->push_back(offset);
+    if (bases.empty()) return;
+    base = bases[next_bucket++];
+    origin = offset;
+  }
 
   /// A matrix [sum of piece rows, cols] named `<scope><piece><suffix>`.
   matrix_view<T> matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer init,
@@ -75,15 +92,18 @@ class binder {
  private:
   T* align() {
     offset = round_up(offset, lanes);
-    return base ? base + offset : nullptr;
+    return base ? base + (offset - origin) : nullptr;
   }
   void add(std::string const& name, index_t rows, index_t cols, initializer init, parameter_kind kind) {
     if (specs) specs->push_back({prefix + name, rows, cols, offset, init, kind});
     offset += rows * cols;
   }
-  T* base;
-  std::vector<parameter_spec>* specs;
-  index_t offset = 0;
+  T* base = nullptr;
+  std::span<T* const> bases;
+  std::size_t next_bucket = 0;
+  std::vector<parameter_spec>* specs = nullptr;
+  std::vector<index_t>* begins = nullptr;
+  index_t offset = 0, origin = 0;
   std::string prefix;
 };
 

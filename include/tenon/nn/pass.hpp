@@ -12,9 +12,17 @@
 
 namespace tenon::nn {
 
+/// What a model tells those who hold its parameters while it goes through its layers: gathering, reducing. Nothing here.
+struct no_hooks {
+  /// Layer i is about to be run, in this direction: its parameters must be there.
+  void before_layer(index_t, bool /*backward*/) {}
+  /// The gradients of layer i are written; `layers` stands for what comes behind the last layer.
+  void after_backward(index_t) {}
+};
+
 /// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
 /// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample.
-template <class Context, Arithmetic Order, MemoryPolicy Memory>
+template <class Context, Arithmetic Order, MemoryPolicy Memory, class Hooks = no_hooks>
 struct pass {
   using arithmetic = Order;
   using memory = Memory;
@@ -30,6 +38,7 @@ struct pass {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
   bool training = false;
+  [[no_unique_address]] Hooks hooks{};
 
   index_t tokens() const { return index_t(positions.size()); }
   index_t token_leaf() const { return Order::token_leaf(sequence_length); }

@@ -41,8 +41,10 @@ struct transformer {
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
+    b.bucket();
     p.embedding = embedding.bind(b);
     p.layers = layers.bind(b);
+    b.bucket();
     p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
     p.head = tied ? p.embedding.tokens
                   : b.matrix({{head_name, embedding.vocabulary}}, ".weight", embedding.width, {embedding.stddev},
@@ -92,6 +94,7 @@ struct transformer {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
                 std::span<std::int32_t const> tokens, matrix_view<T> d, matrix_view<float> embedding_gradient) const {
     final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{}, d);
+    pass.hooks.after_backward(index_t(layers.layers.size()));
     layers.backward(pass, p.layers, g.layers, s.layers, d);
     drop(pass, d);
     bool const apart = !embedding_gradient.empty();

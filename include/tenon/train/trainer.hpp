@@ -8,15 +8,17 @@
 #include <thread>
 #include <vector>
 
+#include <tenon/comm/mesh.hpp>
+#include <tenon/comm/reduce.hpp>
+#include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/nn/pass.hpp>
-#include <tenon/ops/grad_norm.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
 #include <tenon/optim/schedule.hpp>
+#include <tenon/parallel/model_state.hpp>
 #include <tenon/policy/set.hpp>
 #include <tenon/train/host_ops.hpp>
-#include <tenon/train/state.hpp>
 
 namespace tenon {
 
@@ -30,7 +32,8 @@ struct train_options {
   optim::optimizer_options optimizer{};
   float clip = 1.0f;  ///< largest gradient norm; 0: no clipping
   std::uint64_t seed = 1;
-  int threads = 0;  ///< 0: one per processor; the bits do not depend on it
+  int threads = 0;  ///< of each rank; 0: the processors, shared among the ranks of this process; no bit depends on it
+  comm::mesh_shape mesh{};  ///< degrees of the axes that are `dynamic` in the line of types
 };
 
 /// What one step did.
@@ -42,6 +45,8 @@ struct step_result {
   index_t targets = 0;
   bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
 };
+
+using parallel::state_kind;
 
 namespace train {
 template <class Model, class... Ps>
@@ -77,29 +82,26 @@ class trainer {
   using value_type = typename set::precision::param_type;
   using network_type = typename Model::network_type;
   using context_type = exec::host_context;
+  using world_type = typename set::communicator;
+  static constexpr bool is_alone = std::same_as<world_type, comm::self>;
 
-  explicit trainer(train_options const& o) requires(Model::is_static) : trainer(Model::config, o) {}
+  explicit trainer(train_options const& o) requires(is_alone&& Model::is_static) : trainer(Model::config, o) {}
   /// For a model whose shape is known at run time only, e.g. `models::gpt2<>`.
-  trainer(config_type const& c, train_options const& o)
-      : shape(checked(c)), settings(checked(c, o)), net(Model::template network<typename set::arithmetic>(c)),
-        exec(settings.threads) {
-    nn::binder<float const> describe(nullptr, &specs);
-    net.bind(describe);
-    flat_size = describe.size();
-    master = train::flat_buffer<float>(flat_size);
-    train::initialize(specs, master.data(), settings.seed);
-    if constexpr (!std::same_as<value_type, float>) storage = train::flat_buffer<value_type>(flat_size);
-    refresh_storage();
-    nn::binder<value_type const> read(parameter_data());
-    parameters = net.bind(read);
-    first = train::flat_buffer<float>(flat_size);
-    if (set::optimizer::state_tensors > 1) second = train::flat_buffer<float>(flat_size);
+  trainer(config_type const& c, train_options const& o) requires is_alone : trainer(alone_world(), c, o) {}
+  /// One of the ranks of `world`, which lives longer: each makes a trainer from the same numbers.
+  trainer(world_type& world, train_options const& o) requires(Model::is_static) : trainer(world, Model::config, o) {}
+  trainer(world_type& world, config_type const& c, train_options const& o)
+      : shape(checked(c)), ranks(world, degrees(o.mesh)), settings(checked(c, o, ranks)),
+        net(Model::template network<typename set::arithmetic>(c)), exec(settings.threads),
+        plan(make_plan(settings, ranks)),
+        model(exec, net, ranks, plan, settings.seed, net.tied && plan.groups * settings.accumulate > 1) {
     lay_out_samples();
   }
   trainer(trainer const&) = delete;
   trainer& operator=(trainer const&) = delete;
 
-  /// One step on `batch` sequences. @shape tokens, targets [batch x sequence_length], a negative target is not counted
+  /// One step on `batch` sequences. Every rank is given the whole batch and works on its part; all return the same.
+  /// @shape tokens, targets [batch x sequence_length], a negative target is not counted
   step_result step(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets) {
     check_batch(tokens, targets);
     ++steps_done;
@@ -108,47 +110,42 @@ class trainer {
     if (r.targets == 0)
       throw argument_error(
           "tenon::trainer: no target in the batch is to be predicted. Fix: at least one target that is not negative.");
-    if (!gradients) make_gradients();
     float const inverse = 1.0f / float(r.targets);
     float const scale = set::precision::scales_loss ? scaler.scale * inverse : inverse;
-    exact_sum loss;
+    exact_sum loss, squares;
     for (index_t m = 0; m < settings.accumulate; ++m) {
-      index_t const n = micro_tokens(), at = m * n;
-      auto const begin = std::size_t(at), count = std::size_t(n);
+      auto const begin = std::size_t(plan.number(m) * micro_tokens()), count = std::size_t(micro_tokens());
       micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss);
-      gradients->push(exec);
     }
-    auto& sum = gradients->finish(exec);
-    if (separate_embedding_gradient()) {
-      float* const table = sum.bound.embedding.tokens.data();
-      ops::add(exec, ops::add_args<float, float>{table, sum.values.data() + flat_size, embedding_size()});
-    }
+    model.finish_gradients(squares);
+    comm::all_reduce(ranks.world, loss);
+    comm::all_reduce(ranks.world, squares);
     samples_done += settings.batch;
     r.loss = loss.value() / double(r.targets);
-    apply(sum.values.data(), r);
+    apply(std::sqrt(squares.value()), r);
     return r;
   }
 
-  /// Mean loss over the targets, in nats; nothing is changed. @shape as `step`, any number of whole sequences up to
-  /// the micro-batch
+  /// Mean loss over the targets, in nats; nothing is changed. Every rank is given all sequences. @shape as `step`, any
+  /// number of whole sequences
   double evaluate(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets) {
-    auto const samples = index_t(tokens.size()) / settings.sequence_length;
-    if (index_t(tokens.size()) != samples * settings.sequence_length || samples < 1 || samples > micro_samples() ||
-        targets.size() != tokens.size())
-      throw argument_error("tenon::trainer::evaluate: " + std::to_string(tokens.size()) +
-                           " tokens are no whole number of sequences within one micro-batch of " +
-                           std::to_string(micro_samples()) + ". Fix: sequences of " +
-                           std::to_string(settings.sequence_length) + " tokens.");
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(samples, 0, false);
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
-    float* const losses = saved_memory.template allocate<float>(pass.tokens());
-    net.head_loss(pass, parameters, nullptr, as_const(hidden), targets, losses, 0, matrix_view<value_type>{});
+    auto const length = settings.sequence_length, samples = index_t(tokens.size()) / length;
+    if (index_t(tokens.size()) != samples * length || samples < 1 || targets.size() != tokens.size())
+      throw argument_error("tenon::trainer::evaluate: " + std::to_string(tokens.size()) + " tokens and " +
+                           std::to_string(targets.size()) + " targets are no whole number of sequences. " +
+                           "Fix: sequences of " + std::to_string(length) + " tokens.");
+    check_tokens(tokens);
     exact_sum sum;
+    for (index_t round = 0; round < samples; round += plan.groups * plan.micro) {
+      index_t const first = round + plan.group * plan.micro, n = std::min(plan.micro, samples - first);
+      // A rank that has no samples left goes along with one that does not count: passes are collective.
+      auto const begin = std::size_t((n > 0 ? first : 0) * length),
+                 count = std::size_t(std::max<index_t>(n, 1) * length);
+      forward_losses(tokens.subspan(begin, count), targets.subspan(begin, count), n > 0 ? &sum : nullptr);
+    }
+    comm::all_reduce(ranks.world, sum);
     index_t counted = 0;
-    for (std::size_t t = 0; t < targets.size(); ++t)
-      if (targets[t] >= 0) sum.add(losses[t]), ++counted;
-    saved_memory.release(mark);
+    for (auto t : targets) counted += t >= 0;
     return counted ? sum.value() / double(counted) : 0;
   }
 
@@ -164,10 +161,12 @@ class trainer {
     for (index_t i = 0; i < n; ++i) where[i] = i;
     where[n] = 0, where[n + 1] = n;
     pass_type pass{exec, saved_memory, {where, std::size_t(n)}, {where + n, 2}, n};
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
+    pass.hooks = {&model};
+    model.before_pass();
+    auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
     ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
                                                                   .a = rows_of(as_const(hidden), n - 1, 1),
-                                                                  .b = transposed(parameters.head)});
+                                                                  .b = transposed(model.parameters().head)});
     saved_memory.release(mark);
   }
 
@@ -177,25 +176,28 @@ class trainer {
     check_tokens(tokens);
     auto const mark = saved_memory.mark();
     auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
+    auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
     ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
                                                                   .a = as_const(hidden),
-                                                                  .b = transposed(parameters.head)});
+                                                                  .b = transposed(model.parameters().head)});
     saved_memory.release(mark);
   }
   /// Gradients as the last step left them (scaled by the loss scale under fp16); the layout of `parameter_list`.
-  std::span<float const> last_gradients() const { return {last_gradient, std::size_t(last_gradient ? flat_size : 0)}; }
+  std::span<float const> last_gradients() const requires is_alone { return model.last_gradients(); }
 
   config_type const& config() const { return shape; }
   train_options const& options() const { return settings; }
   network_type const& network() const { return net; }
   context_type& context() { return exec; }
-  std::span<nn::parameter_spec const> parameter_list() const { return specs; }
+  comm::mesh<world_type>& mesh() { return ranks; }
+  std::span<parameter_spec const> parameter_list() const { return model.specs(); }
   index_t parameter_count() const {
     index_t n = 0;
-    for (auto const& s : specs) n += s.size();
+    for (auto const& s : parameter_list()) n += s.size();
     return n;
   }
+  /// Bytes of parameters, gradients and optimizer state that this rank holds, once it has made a step.
+  std::size_t state_bytes() const { return model.bytes(); }
   index_t steps() const { return steps_done; }
   /// Sequences trained on so far: the position in the data.
   index_t samples() const { return samples_done; }
@@ -203,64 +205,97 @@ class trainer {
   /// Times that memory was asked from the system: constant after the first step.
   std::size_t system_allocations() { return saved_memory.system_allocations() + exec.scratch().system_allocations(); }
 
-  /// Everything a checkpoint holds beside the numbers in `train_options`. After writing through it: `restored()`.
-  struct state_view {
-    std::span<float> parameters, first, second;
+  /// One parameter of the whole model, or its optimizer state, on every rank: a collective. @shape out [spec.size()]
+  void read(state_kind kind, parameter_spec const& spec, std::span<float> out) { model.read(kind, spec, out); }
+  /// Sets one; `restored()` comes after the last. @shape values [spec.size()]
+  void write(state_kind kind, parameter_spec const& spec, std::span<float const> values) {
+    model.write(kind, spec, values);
+  }
+  /// All of them, one after the other: a collective.
+  std::vector<float> values(state_kind kind = state_kind::parameters) {
+    std::vector<float> all;
+    for (auto const& spec : parameter_list()) {
+      all.resize(all.size() + std::size_t(spec.size()));
+      read(kind, spec, std::span(all).last(std::size_t(spec.size())));
+    }
+    return all;
+  }
+  /// What else a checkpoint holds.
+  struct progress_view {
     optim::loss_scale& scaler;
     index_t& steps;
     index_t& samples;
   };
-  state_view state() {
-    auto const span = [](train::flat_buffer<float>& b) { return std::span<float>(b.data(), std::size_t(b.size())); };
-    return {span(master), span(first), span(second), scaler, steps_done, samples_done};
-  }
-  void restored() { refresh_storage(); }
+  progress_view progress() { return {scaler, steps_done, samples_done}; }
+  void restored() { model.restored(); }
 
  private:
-  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory>;
-  using bound_gradients = typename network_type::template parameters<float>;
+  using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
+  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks>;
+
+  static world_type& alone_world() requires is_alone {
+    static world_type world;
+    return world;
+  }
+  /// The degrees of the line of types, the `dynamic` ones as the options say.
+  static comm::mesh_shape degrees(comm::mesh_shape const& asked) {
+    auto const resolve = [&](index_t in_types, int in_options, char const* axis) {
+      if (in_types == dynamic) return in_options;
+      if (in_options != 1 && in_options != in_types)
+        throw argument_error("tenon::trainer: the mesh asks for " + std::string(axis) + "=" +
+                             std::to_string(in_options) + ", but the trainer was compiled with " + axis + "<" +
+                             std::to_string(in_types) + ">. Fix: that degree, or " + axis +
+                             "<dynamic> in the line of types.");
+      return int(in_types);
+    };
+    return {resolve(set::data::degree, asked.data, "data"), resolve(set::tensor::degree, asked.tensor, "tensor"),
+            resolve(set::context::degree, asked.context, "context"),
+            resolve(set::pipeline::degree, asked.pipeline, "pipeline"),
+            resolve(set::expert::degree, asked.expert, "expert")};
+  }
+  static parallel::sample_plan make_plan(train_options const& o, comm::mesh<world_type> const& ranks) {
+    int const groups = ranks.batch.size();
+    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(), set::zero::stage >= 2};
+  }
 
   static config_type checked(config_type const& c) {
     if (char const* p = Model::problem(c)) throw error(errc::bad_config, p);
     return c;
   }
-  static train_options checked(config_type const& c, train_options o) {
+  static train_options checked(config_type const& c, train_options o, comm::mesh<world_type> const& ranks) {
     auto const fail = [](std::string const& what) { throw argument_error("tenon::trainer: " + what); };
     if (o.sequence_length == 0) o.sequence_length = c.context;
     if (o.sequence_length < 1 || o.sequence_length > c.context)
       fail("sequence_length is " + std::to_string(o.sequence_length) + ". Fix: 1 to the model's context, " +
            std::to_string(c.context) + ".");
-    if (o.batch < 1 || o.accumulate < 1 || o.batch % o.accumulate != 0)
-      fail("batch " + std::to_string(o.batch) + " is not a multiple of accumulate " + std::to_string(o.accumulate) +
-           ". Fix: a batch that divides.");
-    index_t const micro = o.batch / o.accumulate;
-    if (o.accumulate > 1 && (micro & (micro - 1)) != 0)
-      fail("a micro-batch of " + std::to_string(micro) +
-           " sequences is no node of the summation tree. Fix: batch / accumulate a power of two.");
+    index_t const groups = ranks.batch.size(), parts = groups * o.accumulate;
+    std::string const cut =
+        (groups > 1 ? std::to_string(groups) + " ranks x " : "") + "accumulate " + std::to_string(o.accumulate);
+    if (o.batch < 1 || o.accumulate < 1 || o.batch % parts != 0)
+      fail("batch " + std::to_string(o.batch) + " is not a multiple of " + cut + ". Fix: a batch that divides.");
+    auto const is_power_of_two = [](index_t n) { return (n & (n - 1)) == 0; };
+    index_t const micro = o.batch / parts;
+    if (parts > 1 && !is_power_of_two(micro))
+      fail("a micro-batch of " + std::to_string(micro) + " sequences (batch " + std::to_string(o.batch) + " over " +
+           cut + ") is no node of the summation tree. Fix: a batch or accumulate that leave a power of two.");
+    if (set::zero::stage >= 2 && o.accumulate > 1 && !is_power_of_two(groups * micro))
+      fail("zero<" + std::to_string(set::zero::stage) + "> adds " + std::to_string(groups * micro) +
+           " sequences over ranks before it accumulates, which is no node of the summation tree. "
+           "Fix: a power of two, accumulate 1, or zero<1>.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
-    if (o.threads == 0) o.threads = int(std::thread::hardware_concurrency());
+    if (o.threads == 0) o.threads = std::max(1, int(std::thread::hardware_concurrency()) / ranks.world.ranks_here());
     if (o.threads < 1 || o.threads > 1024)
       fail("threads is " + std::to_string(o.threads) + ". Fix: 1 to 1024, or 0 for one per processor.");
     return o;
   }
 
-  index_t micro_samples() const { return settings.batch / settings.accumulate; }
-  index_t micro_tokens() const { return micro_samples() * settings.sequence_length; }
-  index_t embedding_size() const { return shape.vocabulary * shape.width; }
-  bool separate_embedding_gradient() const { return net.tied && settings.accumulate > 1; }
+  index_t micro_tokens() const { return plan.micro * settings.sequence_length; }
 
   void lay_out_samples() {
     index_t const length = settings.sequence_length;
     positions.resize(std::size_t(micro_tokens()));
     for (std::size_t t = 0; t < positions.size(); ++t) positions[t] = index_t(t) % length;
-    for (index_t s = 0; s <= micro_samples(); ++s) begins.push_back(s * length);
-  }
-  void make_gradients() {
-    index_t const extra = separate_embedding_gradient() ? embedding_size() : 0;
-    gradients.emplace(flat_size + extra, settings.accumulate, [&](float* p) {
-      nn::binder<float> b(p);
-      return net.bind(b);
-    });
+    for (index_t s = 0; s <= plan.micro; ++s) begins.push_back(s * length);
   }
   pass_type make_pass(index_t samples, index_t micro, bool training) {
     auto const tokens = std::size_t(samples * settings.sequence_length);
@@ -269,33 +304,43 @@ class trainer {
             std::span<index_t const>(positions).first(tokens),
             std::span<index_t const>(begins).first(std::size_t(samples) + 1),
             settings.sequence_length,
-            std::uint64_t(samples_done + micro * micro_samples()),
+            std::uint64_t(samples_done + plan.number(micro) * plan.micro),
             settings.seed,
             std::uint64_t(steps_done),
-            training};
+            training,
+            {&model, training}};
   }
   void micro_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t micro,
                    float scale, exact_sum& loss) {
-    auto& slot = gradients->next();
+    model.before_pass();
+    auto const& gradients = model.next_gradients(net);
     auto const mark = saved_memory.mark();
-    auto pass = make_pass(micro_samples(), micro, true);
-    auto const hidden = net.forward(pass, parameters, tokens, saved, &slot.bound);
+    auto pass = make_pass(plan.micro, micro, true);
+    auto const& p = model.parameters();
+    auto const hidden = net.forward(pass, p, tokens, saved, model.lends_gradients() ? &gradients : nullptr);
     float* const losses = saved_memory.template allocate<float>(pass.tokens());
     auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
-    net.head_loss(pass, parameters, &slot.bound, as_const(hidden), targets, losses, scale, d_hidden);
-    matrix_view<float> apart{};
-    if (separate_embedding_gradient()) apart = matrix(slot.values.data() + flat_size, shape.vocabulary, shape.width);
-    net.backward(pass, parameters, slot.bound, saved, tokens, d_hidden, apart);
-    for (std::size_t t = 0; t < targets.size(); ++t)
-      if (targets[t] >= 0) loss.add(losses[t]);
+    net.head_loss(pass, p, &gradients, as_const(hidden), targets, losses, scale, d_hidden);
+    net.backward(pass, p, gradients, saved, tokens, d_hidden, model.table_gradient(gradients.embedding.tokens));
+    model.end_micro_batch();
+    add_losses(targets, losses, loss);
     saved_memory.release(mark);
   }
-  void apply(float const* gradient, step_result& r) {
-    last_gradient = gradient;
-    norm_parts.clear();
-    for (auto const& s : specs) norm_parts.push_back({gradient + s.offset, s.rows, s.cols});
-    double norm = 0;
-    ops::grad_norm(exec, ops::grad_norm_args{norm_parts, &norm});
+  void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, exact_sum* sum) {
+    model.before_pass();
+    auto const mark = saved_memory.mark();
+    auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
+    auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
+    float* const losses = saved_memory.template allocate<float>(pass.tokens());
+    net.head_loss(pass, model.parameters(), nullptr, as_const(hidden), targets, losses, 0, matrix_view<value_type>{});
+    if (sum) add_losses(targets, losses, *sum);
+    saved_memory.release(mark);
+  }
+  static void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) {
+    for (std::size_t t = 0; t < targets.size(); ++t)
+      if (targets[t] >= 0) sum.add(double(losses[t]));
+  }
+  void apply(double norm, step_result& r) {
     float scale = 1;
     if constexpr (set::precision::scales_loss) {
       scale = 1 / scaler.scale;
@@ -306,18 +351,7 @@ class trainer {
     r.learning_rate = settings.learning_rate * settings.schedule.factor(steps_done - 1);
     if (r.skipped) return;
     if (settings.clip > 0 && norm > double(settings.clip)) scale = float(double(scale) * double(settings.clip) / norm);
-    optim::update<typename set::optimizer>(
-        exec, std::span<nn::parameter_spec const>(specs),
-        optim::optimizer_buffers<value_type>{master.data(), gradient, first.data(), second.data(), storage.data()},
-        settings.optimizer, r.learning_rate, steps_done, scale);
-  }
-  value_type const* parameter_data() const {
-    if constexpr (std::same_as<value_type, float>) return master.data();
-    else return storage.data();
-  }
-  void refresh_storage() {
-    if constexpr (!std::same_as<value_type, float>)
-      ops::convert(exec, ops::convert_args<value_type, float>{storage.data(), master.data(), flat_size});
+    model.update(settings.optimizer, r.learning_rate, steps_done, scale);
   }
   void check_tokens(std::span<std::int32_t const> tokens) const {
     for (auto t : tokens)
@@ -338,20 +372,15 @@ class trainer {
   }
 
   config_type shape;
+  comm::mesh<world_type> ranks;
   train_options settings;
   network_type net;
   context_type exec;
-  std::vector<nn::parameter_spec> specs;
-  index_t flat_size = 0;
-  train::flat_buffer<float> master, first, second;
-  train::flat_buffer<value_type> storage;
-  typename network_type::template parameters<value_type const> parameters;
+  parallel::sample_plan plan;
+  rank_state model;
   typename network_type::template saved<value_type> saved;
-  std::optional<train::gradient_tree<bound_gradients>> gradients;
-  float const* last_gradient = nullptr;
   arena saved_memory;
   std::vector<index_t> positions, begins;
-  std::vector<ops::norm_part> norm_parts;
   optim::loss_scale scaler;
   index_t steps_done = 0, samples_done = 0;
 };
