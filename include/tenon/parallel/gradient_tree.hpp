@@ -24,7 +24,7 @@ struct micro_batch_range {
 /// the nodes that the ones here make up. `Bound` is what a buffer is bound to (aggregates of views), once per buffer.
 ///
 ///     for each micro-batch: write tree.next(); add(...) over all of it, in any parts; tree.close();
-///     tree.nodes() is the result, until the next `close`.
+///     tree.nodes() is the result, until the next micro-batch is written.
 /// @test tests/parallel/gradient_tree_test.cpp
 template <class Bound>
 class gradient_tree {
@@ -32,98 +32,74 @@ class gradient_tree {
   struct slot {
     flat_buffer<float> values;
     Bound bound;
-    comm::tree_node node{};
   };
   /// @param bind (float*) -> Bound
   template <class Bind>
   gradient_tree(index_t size, micro_batch_range which, Bind&& bind)
-      : range(which), final_nodes(comm::canonical_nodes(which.first, which.first + which.count, which.total)) {
-    std::size_t most = 0;
-    std::vector<comm::tree_node> open;
-    for (index_t i = 0; i < range.count; ++i) {
-      most = std::max(most, open.size() + 1);
-      open.push_back({0, range.first + i});
-      while (are_siblings(open)) merge_last(open);
+      : final_nodes(comm::canonical_nodes(which.first, which.first + which.count, which.total)) {
+    std::vector<slot*> unused, pending;
+    std::vector<comm::tree_node> nodes;  // of `pending`
+    for (index_t i = 0; i < which.count; ++i) {
+      if (unused.empty()) {
+        slots.emplace_back();
+        slots.back().values = flat_buffer<float>(size);
+        slots.back().bound = bind(slots.back().values.data());
+        unused.push_back(&slots.back());
+      }
+      turn t{.current = unused.back()};
+      unused.pop_back();
+      pending.push_back(t.current);
+      nodes.push_back({0, which.first + i});
+      auto const merge = [&] {
+        t.merges.emplace_back(pending[pending.size() - 2], pending.back());
+        unused.push_back(pending.back());
+        pending.pop_back(), nodes.pop_back();
+        nodes.back() = {nodes.back().level + 1, nodes.back().index / 2};
+      };
+      while (are_siblings(nodes)) merge();
+      if (i + 1 == which.count)
+        while (pending.size() > final_nodes.size()) merge();
+      turns.push_back(std::move(t));
     }
-    for (std::size_t i = 0; i < most; ++i) {
-      slots.emplace_back();
-      slots.back().values = flat_buffer<float>(size);
-      slots.back().bound = bind(slots.back().values.data());
-      unused.push_back(&slots.back());
-    }
-    plan();
+    results = pending;
   }
   gradient_tree(gradient_tree const&) = delete;
 
   /// The buffer that the next micro-batch writes over.
-  slot& next() { return *current; }
+  slot& next() { return *turns[at].current; }
   /// The micro-batch that is being written is the last one.
-  bool is_last() const { return done + 1 == range.count; }
+  bool is_last() const { return at + 1 == turns.size(); }
   /// Elements [begin, end) of `next()` are written: adds them to what they belong to.
   /// @param add (float* sum, float const* other, index_t n)
   template <class Add>
   void close(index_t begin, index_t end, Add&& add) {
-    for (auto const& [left, right] : merges)
+    for (auto const& [left, right] : turns[at].merges)
       add(left->values.data() + begin, right->values.data() + begin, end - begin);
   }
   /// All of `next()` is closed.
-  void close() {
-    for (auto const& [left, right] : merges) unused.push_back(right);
-    pending = std::exchange(after, {});
-    if (++done == range.count) {
-      done = 0;
-      unused.insert(unused.end(), pending.begin(), pending.end());
-      results = std::exchange(pending, {});
-    }
-    plan();
-  }
-  /// The nodes that the last micro-batch leaves, from left to right: known as soon as `is_last()`.
-  std::span<slot* const> nodes() const { return is_last() ? after : results; }
-  /// Of which kind all nodes are, here.
+  void close() { at = is_last() ? 0 : at + 1; }
+  /// Where the sums are behind the last micro-batch: nodes of the tree, from left to right.
+  std::span<slot* const> nodes() const { return results; }
+  /// Which nodes those are.
   std::span<comm::tree_node const> node_list() const { return final_nodes; }
   std::size_t bytes() const { return slots.size() * std::size_t(slots.front().values.size()) * sizeof(float); }
 
  private:
-  template <class List>
-  static bool are_siblings(List const& l) {
+  static bool are_siblings(std::vector<comm::tree_node> const& l) {
     if (l.size() < 2) return false;
     auto const &a = l[l.size() - 2], &b = l.back();
     return a.level == b.level && a.index % 2 == 0 && b.index == a.index + 1;
   }
-  static void merge_last(std::vector<comm::tree_node>& l) {
-    l.pop_back();
-    l.back() = {l.back().level + 1, l.back().index / 2};
-  }
-  /// Takes a buffer for the next micro-batch and finds out what it will be added to.
-  void plan() {
-    // The results stay where they are until the first `close` of the next step: its buffer is another one, if there is.
-    current = unused.front();
-    unused.pop_front();
-    merges.clear();
-    after = pending;
-    after.push_back(current);
-    std::vector<comm::tree_node> open(pending_nodes);
-    if (done == 0) open.clear();
-    open.push_back({0, range.first + done});
-    auto const merge = [&] {
-      merges.emplace_back(after[after.size() - 2], after.back());
-      after.pop_back();
-      merge_last(open);
-    };
-    while (are_siblings(open)) merge();
-    if (is_last())
-      while (after.size() > final_nodes.size()) merge();
-    pending_nodes = open;
-  }
-
-  micro_batch_range range;
-  std::vector<comm::tree_node> final_nodes, pending_nodes;
+  /// What is done with one micro-batch.
+  struct turn {
+    slot* current = nullptr;
+    std::vector<std::pair<slot*, slot*>> merges{};  ///< the second is added to the first
+  };
+  std::vector<comm::tree_node> final_nodes;
   std::deque<slot> slots;
-  std::deque<slot*> unused;
-  std::vector<slot*> pending, after, results;
-  std::vector<std::pair<slot*, slot*>> merges;
-  slot* current = nullptr;
-  index_t done = 0;
+  std::vector<turn> turns;
+  std::vector<slot*> results;
+  std::size_t at = 0;
 };
 
 }  // namespace tenon::parallel
