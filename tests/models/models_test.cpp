@@ -81,14 +81,17 @@ TEST_CASE("the shapes of published models are accepted, others are refused with 
   CHECK(models::llama<>::problem({.layers = 1, .width = 9, .heads = 3, .context = 1}) != nullptr);  // odd head width
 }
 
-TEST_CASE("leaves of sums: heads in groups, hidden features in 24, whatever the mesh") {
+TEST_CASE("leaves of sums: a power of two, of whole head groups or of hidden features, whatever the mesh") {
   auto const net = models::llama<>::network<arithmetic::bitwise>(
       {.layers = 1, .width = 768, .heads = 12, .kv_heads = 4, .hidden = 3072, .context = 64});
   auto const& layer = net.layers.layers[0];
   CHECK(layer.first.inner.projection.in_leaf == 192);
-  CHECK(layer.first.inner.qkv.out_sums[0].leaf == 192);
-  CHECK(layer.first.inner.qkv.out_sums[1].leaf == 64);
-  CHECK(layer.second.inner.down.in_leaf == 128);
+  CHECK(layer.first.inner.qkv.out_pieces[0].leaf == 192);
+  CHECK(layer.first.inner.qkv.out_pieces[1].leaf == 64);
+  CHECK(layer.second.inner.down.in_leaf == 384);
+  auto const gpt = models::gpt2<>::network<arithmetic::bitwise>(models::gpt2_124m::config);
+  CHECK(gpt.layers.layers[0].first.inner.projection.in_leaf == 192);  // 12 heads: four leaves of three
+  CHECK(gpt.layers.layers[0].first.inner.qkv.out_pieces.size() == 3);
   auto const fast = models::llama<>::network<arithmetic::fast>({.layers = 1, .width = 768, .heads = 12, .context = 64});
   CHECK(fast.layers.layers[0].second.inner.down.in_leaf == 0);
 }

@@ -65,8 +65,8 @@ template <Arithmetic Order>
 typename llama<Config>::network_type llama<Config>::network(llama_config const& c) {
   index_t const head_width = c.width / c.heads, kv_heads = c.kv_heads ? c.kv_heads : c.heads;
   index_t const hidden = c.hidden ? c.hidden : round_up(ceil_div(8 * c.width, 3), 32);
-  index_t const group_leaf = Order::head_leaf(head_width * (c.heads / kv_heads)),
-                kv_leaf = Order::head_leaf(head_width);
+  index_t const group_leaf = Order::head_leaf(kv_heads, head_width * (c.heads / kv_heads)),
+                kv_leaf = Order::head_leaf(kv_heads, head_width);
   index_t const kv_width = kv_heads * head_width, hidden_leaf = Order::feature_leaf(hidden);
   float const residual_stddev = 0.02f / std::sqrt(2.0f * float(c.layers));
   network_type net;

@@ -8,15 +8,15 @@
 namespace tenon::nn {
 
 /// y = x W^T + b.
-/// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input). Sums
-/// over the output features (the input gradient) are taken one by one over `out_sums`, and added in that order.
+/// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input), those
+/// over the output features (the input gradient) by `out_pieces`.
 /// @shape x [t, in]  W [out, in]  b [out]  y [t, out]   @test tests/nn/linear_test.cpp
 struct linear {
   index_t in = 0;
   std::vector<row_piece> pieces;  ///< the output features, by name
   bool has_bias = false;
   index_t in_leaf = 0;
-  std::vector<row_sum> out_sums{};  ///< empty: one sum over all of them, not cut
+  std::vector<ops::k_piece> out_pieces{};  ///< empty: not cut
   float stddev = 0.02f;
 
   template <class T>
@@ -66,30 +66,7 @@ struct linear {
     ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = g.weight, .a = transposed(d_y), .b = x, .leaf = leaf});
     if (has_bias) ops::column_sum(pass.exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias, .leaf = leaf});
     if (d_x.empty()) return;
-    if constexpr (std::is_same_v<T, float>) input_gradient(pass, p, d_y, d_x);
-    else if (out_sums.size() < 2) input_gradient(pass, p, d_y, d_x);
-    else {  // several products are added: keep the sum in fp32 and round once
-      arena_scope scope(pass.exec.scratch());
-      auto const sum = pass.exec.scratch().template allocate_matrix<float>(d_x.extent(0), in);
-      input_gradient(pass, p, d_y, sum);
-      ops::convert(pass.exec, ops::convert_args<T, float>{d_x.data(), sum.data(), sum.size()});
-    }
-  }
-
- private:
-  template <class Pass, class T, class D>
-  void input_gradient(Pass& pass, parameters<T const> const& p, matrix_view<T const> d_y, matrix_view<D> d_x) const {
-    index_t first = 0;
-    auto add = [&](row_sum sum) {
-      ops::gemm(pass.exec, ops::gemm_args<D, T, T>{.c = d_x,
-                                                   .a = columns_of(d_y, first, sum.rows),
-                                                   .b = rows_of(p.weight, first, sum.rows),
-                                                   .leaf = sum.leaf,
-                                                   .accumulate = first > 0});
-      first += sum.rows;
-    };
-    if (out_sums.empty()) add({out(), 0});
-    for (auto const& sum : out_sums) add(sum);
+    ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = d_x, .a = d_y, .b = p.weight, .pieces = out_pieces});
   }
 };
 

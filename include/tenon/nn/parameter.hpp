@@ -21,12 +21,6 @@ struct row_piece {
   std::string name;
   index_t rows = 0;
 };
-/// A block of rows over which one sum is taken, in leaves of `leaf` (core/reduction_order.hpp): tensor parallelism cuts
-/// each block by itself.
-struct row_sum {
-  index_t rows = 0;
-  index_t leaf = 0;
-};
 
 /// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
 /// with a list of specs it writes down names and shapes. One `bind` function per block serves both.
