@@ -4,6 +4,7 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -54,6 +55,7 @@ struct mpi_world {
   mpi_world& operator=(mpi_world const&) = delete;
 
   counters counted;
+  std::atomic<bool> abandoned{false};
   bool finalises = false;
   int exceptions = std::uncaught_exceptions();
 };
@@ -98,13 +100,15 @@ class mpi {
   }
   void barrier() {
     count(operation::barrier, 0);
-    detail::check_mpi(MPI_Barrier(comm.value), "MPI_Barrier");
+    detail::check_mpi(MPI_Ibarrier(comm.value, &requests[0].emplace_back()), "MPI_Ibarrier");
+    wait(requests[0]);
   }
   void broadcast(std::span<std::byte> bytes, int root) {
     count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
     for_chunks(bytes.data(), bytes.size(), [&](std::byte* at, int n) {
-      detail::check_mpi(MPI_Bcast(at, n, MPI_BYTE, root, comm.value), "MPI_Bcast");
+      detail::check_mpi(MPI_Ibcast(at, n, MPI_BYTE, root, comm.value, &requests[0].emplace_back()), "MPI_Ibcast");
     });
+    wait(requests[0]);
   }
   void all_gather(std::span<std::byte> whole, std::span<std::size_t const> cuts) {
     count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
@@ -134,8 +138,11 @@ class mpi {
   void sum(std::span<std::int64_t> integers) {
     count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
     for_chunks(integers.data(), integers.size(), [&](std::int64_t* at, int n) {
-      detail::check_mpi(MPI_Allreduce(MPI_IN_PLACE, at, n, MPI_INT64_T, MPI_SUM, comm.value), "MPI_Allreduce");
+      detail::check_mpi(
+          MPI_Iallreduce(MPI_IN_PLACE, at, n, MPI_INT64_T, MPI_SUM, comm.value, &requests[0].emplace_back()),
+          "MPI_Iallreduce");
     });
+    wait(requests[0]);
   }
   template <class Consume>
   void visit_shards(std::span<float const* const> mine, std::span<int const> vectors_of,
@@ -204,6 +211,8 @@ class mpi {
     return missing;
   }
   counters& traffic() { return world->counted; }
+  /// This rank is failing: whatever another thread of it waits for ends.
+  void abandon() { world->abandoned = true; }
   /// Ends all processes.
   [[noreturn]] void abort(int code) {
     MPI_Abort(MPI_COMM_WORLD, code);
@@ -258,10 +267,13 @@ class mpi {
                         "MPI_Irecv");
     });
   }
-  static void wait(std::vector<MPI_Request>& lot) {
-    int const code = MPI_Waitall(int(lot.size()), lot.data(), MPI_STATUSES_IGNORE);
+  void wait(std::vector<MPI_Request>& lot) {
+    int code = MPI_SUCCESS;
+    for (int done = 0; !done && code == MPI_SUCCESS && !world->abandoned.load(std::memory_order_relaxed);)
+      code = MPI_Testall(int(lot.size()), lot.data(), &done, MPI_STATUSES_IGNORE);
     lot.clear();
-    detail::check_mpi(code, "MPI_Waitall");
+    detail::check_mpi(code, "MPI_Testall");
+    if (world->abandoned.load(std::memory_order_relaxed)) throw error(errc::comm_failed, "this rank is failing");
   }
 
   std::shared_ptr<detail::mpi_world> world;
