@@ -49,7 +49,7 @@ struct mpi_world {
   // After an exception other ranks may never come to the end, and MPI_Finalize would wait for them; without it the
   // launcher ends them.
   ~mpi_world() {
-    if (finalises && std::uncaught_exceptions() == exceptions) MPI_Finalize();
+    if (finalises && !abandoned && std::uncaught_exceptions() == exceptions) MPI_Finalize();
   }
   mpi_world(mpi_world const&) = delete;
   mpi_world& operator=(mpi_world const&) = delete;
@@ -60,20 +60,23 @@ struct mpi_world {
   int exceptions = std::uncaught_exceptions();
 };
 
-// Owns an MPI_Comm, which is a pointer or an integer.
-struct mpi_handle {
-  explicit mpi_handle(MPI_Comm c) : value(c) {}
-  mpi_handle(mpi_handle&& other) noexcept : value(std::exchange(other.value, MPI_COMM_NULL)) {}
-  mpi_handle& operator=(mpi_handle&& other) noexcept {
-    std::swap(value, other.value);
+// Owns an MPI_Comm, which is a pointer or an integer, and a share of the world.
+struct mpi_group {
+  mpi_group(std::shared_ptr<mpi_world> w, MPI_Comm c) : world(std::move(w)), comm(c) {}
+  mpi_group(mpi_group&&) noexcept = default;
+  mpi_group& operator=(mpi_group&& other) noexcept {
+    std::swap(world, other.world);
+    std::swap(comm, other.comm);
     return *this;
   }
-  ~mpi_handle() {
+  ~mpi_group() {
     int finalised = 0;
     MPI_Finalized(&finalised);
-    if (!finalised && value != MPI_COMM_NULL) MPI_Comm_free(&value);
+    // What was abandoned may have begun what can only be ended by all ranks.
+    if (world && !world->abandoned && !finalised) MPI_Comm_free(&comm);
   }
-  MPI_Comm value;
+  std::shared_ptr<mpi_world> world;  // null when moved from
+  MPI_Comm comm;
 };
 
 }  // namespace detail
@@ -85,8 +88,8 @@ class mpi {
  public:
   /// MPI_COMM_WORLD. Begins MPI unless the program has, and ends it with the last handle if it began it.
   mpi(int argc, char** argv) : mpi(std::make_shared<detail::mpi_world>(argc, argv), MPI_COMM_WORLD) {}
-  /// The ranks of `group`, which is duplicated; all of them must do this. MPI stays the caller's to end.
-  explicit mpi(MPI_Comm group) : mpi(std::make_shared<detail::mpi_world>(), group) {}
+  /// The ranks of `comm`, which is duplicated; all of them must do this. MPI stays the caller's to end.
+  explicit mpi(MPI_Comm comm) : mpi(std::make_shared<detail::mpi_world>(), comm) {}
 
   int rank() const { return me; }
   int size() const { return ranks; }
@@ -95,18 +98,18 @@ class mpi {
 
   mpi split(int color, int key) {
     MPI_Comm part = MPI_COMM_NULL;
-    detail::check_mpi(MPI_Comm_split(comm.value, color, key, &part), "MPI_Comm_split");
-    return {world, detail::mpi_handle(part)};
+    detail::check_mpi(MPI_Comm_split(group.comm, color, key, &part), "MPI_Comm_split");
+    return mpi(detail::mpi_group(group.world, part));
   }
   void barrier() {
     count(operation::barrier, 0);
-    detail::check_mpi(MPI_Ibarrier(comm.value, &requests[0].emplace_back()), "MPI_Ibarrier");
+    detail::check_mpi(MPI_Ibarrier(group.comm, &requests[0].emplace_back()), "MPI_Ibarrier");
     wait(requests[0]);
   }
   void broadcast(std::span<std::byte> bytes, int root) {
     count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
     for_chunks(bytes.data(), bytes.size(), [&](std::byte* at, int n) {
-      detail::check_mpi(MPI_Ibcast(at, n, MPI_BYTE, root, comm.value, &requests[0].emplace_back()), "MPI_Ibcast");
+      detail::check_mpi(MPI_Ibcast(at, n, MPI_BYTE, root, group.comm, &requests[0].emplace_back()), "MPI_Ibcast");
     });
     wait(requests[0]);
   }
@@ -139,7 +142,7 @@ class mpi {
     count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
     for_chunks(integers.data(), integers.size(), [&](std::int64_t* at, int n) {
       detail::check_mpi(
-          MPI_Iallreduce(MPI_IN_PLACE, at, n, MPI_INT64_T, MPI_SUM, comm.value, &requests[0].emplace_back()),
+          MPI_Iallreduce(MPI_IN_PLACE, at, n, MPI_INT64_T, MPI_SUM, group.comm, &requests[0].emplace_back()),
           "MPI_Iallreduce");
     });
     wait(requests[0]);
@@ -193,8 +196,8 @@ class mpi {
   std::vector<int> missing_after(double seconds) {
     std::vector<MPI_Request> words(2 * std::size_t(ranks), MPI_REQUEST_NULL);
     for_others([&](int p) {
-      detail::check_mpi(MPI_Irecv(nullptr, 0, MPI_BYTE, p, tag, comm.value, &words[std::size_t(p)]), "MPI_Irecv");
-      detail::check_mpi(MPI_Isend(nullptr, 0, MPI_BYTE, p, tag, comm.value, &words[std::size_t(p + ranks)]),
+      detail::check_mpi(MPI_Irecv(nullptr, 0, MPI_BYTE, p, tag, group.comm, &words[std::size_t(p)]), "MPI_Irecv");
+      detail::check_mpi(MPI_Isend(nullptr, 0, MPI_BYTE, p, tag, group.comm, &words[std::size_t(p + ranks)]),
                         "MPI_Isend");
     });
     auto const deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
@@ -210,9 +213,9 @@ class mpi {
     }
     return missing;
   }
-  counters& traffic() { return world->counted; }
+  counters& traffic() { return group.world->counted; }
   /// This rank is failing: whatever another thread of it waits for ends.
-  void abandon() { world->abandoned = true; }
+  void abandon() { group.world->abandoned = true; }
   /// Ends all processes.
   [[noreturn]] void abort(int code) {
     MPI_Abort(MPI_COMM_WORLD, code);
@@ -224,25 +227,26 @@ class mpi {
   static constexpr std::size_t chunk = std::size_t(1) << 30;         // counts are int
   static constexpr std::size_t piece_floats = std::size_t(1) << 18;  // 1 MiB: stays in L2 until it is added
 
-  mpi(std::shared_ptr<detail::mpi_world> w, MPI_Comm original) : mpi(std::move(w), duplicate(original)) {}
-  mpi(std::shared_ptr<detail::mpi_world> w, detail::mpi_handle c) : world(std::move(w)), comm(std::move(c)) {
-    detail::check_mpi(MPI_Comm_set_errhandler(comm.value, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-    detail::check_mpi(MPI_Comm_rank(comm.value, &me), "MPI_Comm_rank");
-    detail::check_mpi(MPI_Comm_size(comm.value, &ranks), "MPI_Comm_size");
+  mpi(std::shared_ptr<detail::mpi_world> w, MPI_Comm original)
+      : mpi(detail::mpi_group(std::move(w), duplicate(original))) {}
+  explicit mpi(detail::mpi_group g) : group(std::move(g)) {
+    detail::check_mpi(MPI_Comm_set_errhandler(group.comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    detail::check_mpi(MPI_Comm_rank(group.comm, &me), "MPI_Comm_rank");
+    detail::check_mpi(MPI_Comm_size(group.comm, &ranks), "MPI_Comm_size");
   }
   static int thread_level() {
     int level = 0;
     detail::check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
     return level;
   }
-  static detail::mpi_handle duplicate(MPI_Comm original) {
+  static MPI_Comm duplicate(MPI_Comm original) {
     if (thread_level() < MPI_THREAD_SERIALIZED)
       throw error(errc::comm_failed,
                   "MPI was begun for one thread only. Fix: MPI_Init_thread with MPI_THREAD_MULTIPLE, or leave it to "
                   "tenon::comm::mpi.");
     MPI_Comm copy = MPI_COMM_NULL;
     detail::check_mpi(MPI_Comm_dup(original, &copy), "MPI_Comm_dup");
-    return detail::mpi_handle(copy);
+    return copy;
   }
 
   void count(operation o, std::size_t bytes) { traffic().add(o, bytes); }
@@ -257,27 +261,26 @@ class mpi {
   // Begun, and done after `wait` for the requests of the same lot.
   void send(void const* data, std::size_t bytes, int to, std::size_t lot = 0) {
     for_chunks(static_cast<std::byte const*>(data), bytes, [&](std::byte const* at, int n) {
-      detail::check_mpi(MPI_Isend(at, n, MPI_BYTE, to, tag, comm.value, &requests[lot % 2].emplace_back()),
+      detail::check_mpi(MPI_Isend(at, n, MPI_BYTE, to, tag, group.comm, &requests[lot % 2].emplace_back()),
                         "MPI_Isend");
     });
   }
   void receive(void* data, std::size_t bytes, int from, std::size_t lot = 0) {
     for_chunks(static_cast<std::byte*>(data), bytes, [&](std::byte* at, int n) {
-      detail::check_mpi(MPI_Irecv(at, n, MPI_BYTE, from, tag, comm.value, &requests[lot % 2].emplace_back()),
+      detail::check_mpi(MPI_Irecv(at, n, MPI_BYTE, from, tag, group.comm, &requests[lot % 2].emplace_back()),
                         "MPI_Irecv");
     });
   }
   void wait(std::vector<MPI_Request>& lot) {
     int code = MPI_SUCCESS;
-    for (int done = 0; !done && code == MPI_SUCCESS && !world->abandoned.load(std::memory_order_relaxed);)
+    for (int done = 0; !done && code == MPI_SUCCESS && !group.world->abandoned.load(std::memory_order_relaxed);)
       code = MPI_Testall(int(lot.size()), lot.data(), &done, MPI_STATUSES_IGNORE);
     lot.clear();
     detail::check_mpi(code, "MPI_Testall");
-    if (world->abandoned.load(std::memory_order_relaxed)) throw error(errc::comm_failed, "this rank is failing");
+    if (group.world->abandoned.load(std::memory_order_relaxed)) throw error(errc::comm_failed, "this rank is failing");
   }
 
-  std::shared_ptr<detail::mpi_world> world;
-  detail::mpi_handle comm;  // before `world` goes
+  detail::mpi_group group;
   int me = 0, ranks = 1;
   std::vector<MPI_Request> requests[2];
   std::vector<float> pieces;
