@@ -5,6 +5,7 @@ include(GNUInstallDirs)
 set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.10 QUIET)
+find_package(MPI QUIET COMPONENTS CXX)
 
 add_library(tenon_tenon INTERFACE)
 set(TENON_TARGETS tenon_tenon)
@@ -40,6 +41,14 @@ foreach(line IN LISTS TENON_COMPONENTS)
     target_link_libraries(tenon_tenon INTERFACE tenon_${name})
   endif()
 endforeach()
+
+# comm/mpi.hpp, without the C++ bindings that MPI once had.
+if(TARGET MPI::MPI_CXX)
+  add_library(tenon_mpi INTERFACE)
+  list(APPEND TENON_TARGETS tenon_mpi)
+  target_link_libraries(tenon_mpi INTERFACE tenon_comm MPI::MPI_CXX)
+  target_compile_definitions(tenon_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+endif()
 
 target_include_directories(tenon_core INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)

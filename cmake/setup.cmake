@@ -30,6 +30,7 @@ set(TENON_PACKAGES
   "cli11|CLI11|libcli11-dev|cli11-devel|cli11|cli11"
   "doctest|doctest|doctest-dev|doctest-devel|doctest|doctest"
   "clang|clang++|clang|clang|clang|llvm"
+  "mpi|MPI|libopenmpi-dev openmpi-bin|openmpi-devel|openmpi|open-mpi"
   "torch|PyTorch and NumPy for Python 3|python3-torch python3-numpy|python3-torch|python-pytorch|pytorch")
 
 # Arguments after `--` on the command line.
@@ -115,6 +116,11 @@ function(tenon_missing out)
     elseif(name STREQUAL "clang")
       find_program(clang NAMES clang++ clang++-18 clang++-16 clang++-14 NO_CACHE)
       if(clang)
+        set(here TRUE)
+      endif()
+    elseif(name STREQUAL "mpi")
+      find_program(mpi NAMES mpicxx mpic++ NO_CACHE)
+      if(mpi)
         set(here TRUE)
       endif()
     elseif(name STREQUAL "torch")

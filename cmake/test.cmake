@@ -18,7 +18,7 @@ if(DEFINED ENV{TENON_PRESET})
 endif()
 
 # PyTorch is half a gigabyte, and only the label `parity` needs it.
-set(wanted clang)
+set(wanted clang mpi)
 if(count EQUAL 0 OR "parity" IN_LIST arguments)
   list(APPEND wanted torch)
 endif()

@@ -11,6 +11,15 @@ if(TENON_NVCC)
   list(APPEND compilers ${TENON_NVCC})
 endif()
 
+# Headers that need a library are left out where it is not.
+set(includes "")
+set(left_out "")
+if(TARGET tenon::mpi)
+  list(APPEND includes ${MPI_CXX_INCLUDE_DIRS})
+else()
+  list(APPEND left_out tenon/comm/mpi.hpp)
+endif()
+
 function(add_header_test folder glob)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/tenon/${glob})
   if(NOT headers)
@@ -20,7 +29,7 @@ function(add_header_test folder glob)
     cmake_path(GET compiler FILENAME short)
     add_test(NAME headers.${folder}.${short} COMMAND ${CMAKE_COMMAND} -DROOT=${PROJECT_SOURCE_DIR}/include -DGLOB=${glob}
       -DCOMPILER=${compiler} -DHOST=${CMAKE_CXX_COMPILER} "-DFLAGS=${TENON_COMPILE_FLAGS}"
-      -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers/${folder}.${short} -P ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/check.cmake)
+      "-DINCLUDES=${includes}" "-DLEFT_OUT=${left_out}" -DWORK=${CMAKE_CURRENT_BINARY_DIR}/headers/${folder}.${short} -P ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/check.cmake)
     set_tests_properties(headers.${folder}.${short} PROPERTIES LABELS "unit;headers" TIMEOUT 600)
   endforeach()
 endfunction()

@@ -96,6 +96,7 @@ struct shard_visitor {
 ///    consume(begin, end, vectors) with vectors[i] pointing at element `begin` of vector i, in the order of ranks. What
 ///    is shown must not be written before `visit_shards` returns; `consume` may write elements [begin, end) elsewhere,
 ///    and into this rank's own vectors.
+///  - `abandon()`, from any thread of a rank that is failing: what its other threads wait for ends with an error.
 /// @error error(comm_failed) when a peer is gone
 template <class C>
 concept Communicator = std::movable<C> &&
@@ -113,6 +114,7 @@ concept Communicator = std::movable<C> &&
   c.exchange(transfers);
   c.sum(integers);
   c.visit_shards(vectors, counts, cuts, visitor);
+  c.abandon();
   { c.traffic() } -> std::same_as<counters&>;
 };
 

@@ -1,114 +1,143 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file Ranks as a mesh: every axis of parallelism is a group of ranks.
+/// @file Ranks as a mesh of up to five axes.   @test tests/comm/mesh_test.cpp
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string>
 #include <string_view>
-#include <system_error>
 
+#include <tenon/comm/check.hpp>
 #include <tenon/comm/communicator.hpp>
 #include <tenon/core/error.hpp>
+#include <tenon/core/view.hpp>
 
 namespace tenon::comm {
 
-/// How many ranks each axis has; they multiply to all ranks.
+/// Ranks along each axis.
 struct mesh_shape {
   int data = 1, tensor = 1, context = 1, pipeline = 1, expert = 1;
-  constexpr int size() const { return data * tensor * context * pipeline * expert; }
-  friend constexpr bool operator==(mesh_shape const&, mesh_shape const&) = default;
-  /// Calls visit(name, degree) for each axis.
-  template <class Self, class Visit>
-  static constexpr void for_each_axis(Self& m, Visit&& visit) {
-    visit("data", m.data), visit("tensor", m.tensor), visit("context", m.context);
-    visit("pipeline", m.pipeline), visit("expert", m.expert);
-  }
+  constexpr index_t size() const { return index_t(data) * tensor * context * pipeline * expert; }
+  friend bool operator==(mesh_shape const&, mesh_shape const&) = default;
 };
 
-/// As on a command line: "data=2,tensor=2"; axes of one rank are left out.
-inline std::string to_string(mesh_shape const& m) {
+namespace detail {
+struct mesh_axis {
+  char const* name;
+  int mesh_shape::*ranks;
+};
+inline constexpr std::array<mesh_axis, 5> mesh_axes{{{"data", &mesh_shape::data},
+                                                     {"tensor", &mesh_shape::tensor},
+                                                     {"context", &mesh_shape::context},
+                                                     {"pipeline", &mesh_shape::pipeline},
+                                                     {"expert", &mesh_shape::expert}}};
+inline constexpr int most_ranks_of_axis = 4096;
+}  // namespace detail
+
+/// "data=2,tensor=2"; "data=1" for one rank.
+inline std::string to_string(mesh_shape const& shape) {
   std::string text;
-  mesh_shape::for_each_axis(m, [&](char const* name, int degree) {
-    if (degree != 1) text += (text.empty() ? "" : ",") + std::string(name) + "=" + std::to_string(degree);
-  });
+  for (auto const& axis : detail::mesh_axes)
+    if (int const n = shape.*axis.ranks; n != 1)
+      text += (text.empty() ? "" : ",") + std::string(axis.name) + "=" + std::to_string(n);
   return text.empty() ? "data=1" : text;
 }
-/// @error argument_error names what is not an axis with a degree
+
+/// The inverse of to_string.   @error argument_error that quotes what is wrong
 inline mesh_shape parse_mesh(std::string_view text) {
-  mesh_shape m;
-  std::string seen;
-  for (std::string_view rest = text; !rest.empty();) {
-    auto const comma = std::min(rest.find(','), rest.size());
-    std::string_view const item = rest.substr(0, comma);
-    rest.remove_prefix(std::min(rest.size(), comma + 1));
-    auto const equals = std::min(item.find('='), item.size());
-    std::string const axis(item.substr(0, equals));
-    auto const fail = [&](std::string const& why) {
-      throw argument_error(
-          "mesh '" + std::string(text) + "': " + why +
-          ". Fix: degrees by axis, e.g. data=2,tensor=2; axes are data, tensor, context, pipeline, expert.");
-    };
-    bool known = false;
-    mesh_shape::for_each_axis(m, [&](char const* name, int& degree) {
-      if (axis != name) return;
-      known = true;
-      auto const number = equals < item.size() ? item.substr(equals + 1) : std::string_view();
-      auto const r = std::from_chars(number.data(), number.data() + number.size(), degree);
-      if (r.ec != std::errc() || r.ptr != number.data() + number.size() || degree < 1 || degree > 1 << 20)
-        fail("'" + std::string(item) + "' has no degree of 1 or more");
-    });
-    if (!known) fail("'" + axis + "' is no axis");
-    if (seen.find("," + axis + ",") != std::string::npos) fail("'" + axis + "' is there twice");
-    seen += "," + axis + ",";
+  mesh_shape shape;
+  std::array<bool, detail::mesh_axes.size()> seen{};
+  auto const refuse = [&](std::string const& why) { throw argument_error("mesh '" + std::string(text) + "': " + why); };
+  for (std::string_view rest = text;;) {
+    std::string_view const part = rest.substr(0, rest.find(','));
+    std::string_view const name = part.substr(0, part.find('='));
+    std::string_view const number = part.substr(std::min(name.size() + 1, part.size()));
+    std::size_t at = 0;
+    while (at < seen.size() && name != detail::mesh_axes[at].name) ++at;
+    if (at == seen.size())
+      refuse("'" + std::string(name) +
+             "' is no axis. Fix: data, tensor, context, pipeline or expert, as in data=2,tensor=2.");
+    if (seen[at]) refuse(std::string(name) + " is given twice. Fix: once each.");
+    seen[at] = true;
+    int& n = shape.*detail::mesh_axes[at].ranks;
+    auto const [end, code] = std::from_chars(number.data(), number.data() + number.size(), n);
+    if (code != std::errc() || end != number.data() + number.size() || n < 1 || n > detail::most_ranks_of_axis)
+      refuse(std::string(name) + " is '" + std::string(number) + "'. Fix: a whole number from 1 to " +
+             std::to_string(detail::most_ranks_of_axis) + ".");
+    if (part.size() == rest.size()) return shape;
+    rest.remove_prefix(part.size() + 1);
   }
-  return m;
 }
 
-/// This rank's place in a mesh, and the groups that it is in. Ranks count with tensor fastest, then context, expert,
-/// data, and pipeline slowest: what talks most is nearest.
+/// The groups of one rank in a mesh. A rank's number in the world counts tensor fastest, then context, expert, data and
+/// pipeline. A group's rank is the coordinate along its axes.
+/// @error argument_error when the shape does not make up the world; error(comm_failed) when a rank does not come
 template <Communicator C>
 class mesh {
  public:
-  /// A collective over `all`, which must live longer.
-  /// @error argument_error when the degrees do not multiply to the number of ranks
-  mesh(C& all, mesh_shape degrees)
-      : shape(checked(all, degrees)), world(all), tensor(line({1, 0, 0, 0, 0})), context(line({0, 1, 0, 0, 0})),
-        expert(line({0, 0, 1, 0, 0})), data(line({0, 0, 0, 1, 0})), pipeline(line({0, 0, 0, 0, 1})),
-        batch(line({0, 0, 1, 1, 0})), replicas(line({0, 1, 1, 1, 0})) {}
-  mesh(mesh const&) = delete;
-  mesh& operator=(mesh const&) = delete;
+  mesh(C& world, mesh_shape const& shape) : mesh(world, place(world, shape)) {}
 
-  mesh_shape shape;
-  C& world;
-  C tensor;    ///< ranks that hold parts of one layer
-  C context;   ///< ranks that hold parts of one sequence
-  C expert;    ///< ranks that hold different experts
-  C data;      ///< ranks that hold the same parameters
-  C pipeline;  ///< ranks that hold different layers
-  C batch;     ///< expert x data: ranks that work on different samples
-  C replicas;  ///< context x expert x data: ranks over which gradients are added
+  constexpr mesh_shape shape() const {
+    return {data.size(), tensor.size(), context.size(), pipeline.size(), expert.size()};
+  }
+  constexpr int size() const { return int(shape().size()); }
+  constexpr int tensor_rank() const { return tensor.rank(); }
+  constexpr int context_rank() const { return context.rank(); }
+  constexpr int expert_rank() const { return expert.rank(); }
+  constexpr int data_rank() const { return data.rank(); }
+  constexpr int pipeline_rank() const { return pipeline.rank(); }
 
  private:
-  static mesh_shape checked(C const& all, mesh_shape m) {
-    if (m.size() != all.size())
-      throw argument_error("tenon::mesh: " + to_string(m) + " is " + std::to_string(m.size()) + " ranks, but " +
-                           std::to_string(all.size()) + (all.size() == 1 ? " was" : " were") + " started. Fix: start " +
-                           std::to_string(m.size()) + ", or degrees that multiply to " + std::to_string(all.size()) +
-                           ".");
-    return m;
-  }
-  /// The group of ranks that differ from this one only in the marked axes.
-  C line(std::array<int, 5> const& marked) {
-    std::array<int, 5> const degrees{shape.tensor, shape.context, shape.expert, shape.data, shape.pipeline};
-    int color = 0, key = 0;
-    for (int i = 4, rest = world.size(), rank = world.rank(); i >= 0; --i) {
-      rest /= degrees[std::size_t(i)];
-      int const at = rank / rest;
-      rank %= rest;
-      (marked[std::size_t(i)] ? key : color) = (marked[std::size_t(i)] ? key : color) * degrees[std::size_t(i)] + at;
+  // This rank's coordinates, and how far apart in the world two neighbours along an axis are.
+  struct coordinate {
+    int at, stride;
+  };
+  struct place {
+    place(C& world, mesh_shape const& shape) : all(world.rank()) {
+      for (auto const& axis : detail::mesh_axes)
+        if (shape.*axis.ranks < 1)
+          throw argument_error("the mesh has " + std::to_string(shape.*axis.ranks) + " ranks along " + axis.name +
+                               ". Fix: at least 1.");
+      if (shape.size() != world.size())
+        throw argument_error("the mesh " + to_string(shape) + " takes " + std::to_string(shape.size()) +
+                             " ranks, and there are " + std::to_string(world.size()) + ". Fix: start " +
+                             std::to_string(shape.size()) + " ranks, or choose axes whose product is " +
+                             std::to_string(world.size()) + ".");
+      wait_for_all(world);
+      int stride = 1, rest = all;
+      auto const next = [&](int ranks) {
+        coordinate const c{rest % ranks, stride};
+        rest /= ranks;
+        stride *= ranks;
+        return c;
+      };
+      tensor = next(shape.tensor);
+      context = next(shape.context);
+      expert = next(shape.expert);
+      data = next(shape.data);
+      pipeline = next(shape.pipeline);
     }
-    return world.split(color, key);
-  }
+    // The ranks that differ from this one in these coordinates only, in the order of the world.
+    template <class... Axes>
+    C group(C& world, Axes... axes) const {
+      return world.split(all - (0 + ... + (axes.at * axes.stride)), all);
+    }
+    int all;
+    coordinate tensor, context, expert, data, pipeline;
+  };
+  mesh(C& world, place const& p)
+      : tensor(p.group(world, p.tensor)), context(p.group(world, p.context)), pipeline(p.group(world, p.pipeline)),
+        expert(p.group(world, p.expert)), data(p.group(world, p.data)), batch(p.group(world, p.data, p.expert)),
+        replicas(p.group(world, p.data, p.expert, p.context)) {}
+
+ public:
+  C tensor;    ///< hold parts of the same matrices
+  C context;   ///< hold parts of the same sequences
+  C pipeline;  ///< hold other layers of the same model
+  C expert;    ///< hold other experts of the same layers
+  C data;      ///< hold the same weights, experts too
+  C batch;     ///< data x expert: hold different samples; rank data_rank * expert + expert_rank
+  C replicas;  ///< batch x context: hold the same weights but for experts; rank batch_rank * context + context_rank
 };
 
 }  // namespace tenon::comm

@@ -29,6 +29,7 @@ class self {
                     Consume&& consume) const {
     if (cuts.back() > cuts.front()) consume(cuts.front(), cuts.back(), mine);
   }
+  void abandon() const {}
   counters& traffic() { return counted; }
 
  private:

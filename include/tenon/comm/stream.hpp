@@ -1,101 +1,134 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file Collectives behind the scenes, in order, as on a stream of a device.
-#include <condition_variable>
+/// @file Communication beside the work of a rank.   @test tests/comm/stream_test.cpp
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
-#include <functional>
-#include <mutex>
+#include <limits>
+#include <new>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include <tenon/comm/communicator.hpp>
+#include <tenon/comm/self.hpp>
+#include <tenon/core/config.hpp>
+#include <tenon/core/error.hpp>
+#include <tenon/core/wait.hpp>
 
 namespace tenon::comm {
 
-/// Names a piece of a stream's work; the default stands for none.
-struct request {
-  std::uint64_t number = 0;
-};
-
-/// Runs what is enqueued in order on a thread of its own, with a communicator of its own over the ranks of `group`: every
-/// rank enqueues the same in the same order. A group of one runs it at once, without a thread.
-/// What is thrown is thrown again by `wait`; what was enqueued behind it is not run.
-/// @test tests/comm/stream_test.cpp
+/// Runs functions in order on a thread of its own, with a communicator of its own: what NCCL does on a CUDA stream. All
+/// ranks of a group make one, and enqueue what talks in the same order. `enqueue` and `wait` belong to one thread.
+///
+///     auto const sum = stream.enqueue([&](auto& c) { all_reduce(c, gradients); });
+///     ...                 // other work
+///     stream.wait(sum);   // rethrows what went wrong up to there
+///
+/// After an exception nothing more is run.
 template <Communicator C>
 class stream {
  public:
-  /// A collective: all ranks of `group` make one.
-  explicit stream(C& group) : own(group.split(0, group.rank())) {
-    if (own.size() > 1) worker = std::thread([this] { run(); });
+  using request = std::uint64_t;  ///< the how-manieth function
+
+  explicit stream(C& from) : group(from.split(0, from.rank())) {
+    if constexpr (requires { C::concurrent(); })
+      if (!C::concurrent())
+        throw error(errc::comm_failed,
+                    "this MPI was begun without MPI_THREAD_MULTIPLE, which comm::stream needs. Fix: begin it with "
+                    "MPI_Init_thread and MPI_THREAD_MULTIPLE, or leave it to tenon::comm::mpi.");
+    worker = std::thread([this] { work(); });
   }
   ~stream() {
-    if (!worker.joinable()) return;
-    {
-      std::lock_guard lock(mutex);
-      stopping = true;
-    }
-    changed.notify_all();
+    if (std::uncaught_exceptions() > exceptions) group.abandon();  // others may never do what this rank waits for
+    enqueue([this](C&) { stopping = true; }, true);
     worker.join();
   }
   stream(stream const&) = delete;
   stream& operator=(stream const&) = delete;
 
-  /// work(C&) later, behind what was enqueued before.
-  template <class Work>
-  request enqueue(Work&& work) {
-    if (own.size() == 1) {
-      work(own);
-      return {};
-    }
-    std::uint64_t number = 0;
-    {
-      std::lock_guard lock(mutex);
-      queue.emplace_back(std::forward<Work>(work));
-      number = ++enqueued;
-    }
-    changed.notify_all();
-    return {number};
+  /// f(communicator), later; waits when `capacity` functions are waiting.
+  template <class F>
+  request enqueue(F f) {
+    return enqueue(std::move(f), false);
   }
-  /// Returns when the work is done.
-  /// @error what the work, or work before it, threw
   void wait(request r) {
-    if (r.number == 0) return;
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return done >= r.number || failure; });
-    if (failure) std::rethrow_exception(failure);
+    wait_until(finished, [&](request now) { return now >= r; });
+    if (failed.load(std::memory_order_acquire) <= r) std::rethrow_exception(failure);
   }
+  void wait_all() { wait(enqueued.load(std::memory_order_relaxed)); }
 
  private:
-  void run() {
-    std::unique_lock lock(mutex);
-    for (;;) {
-      changed.wait(lock, [&] { return stopping || (!queue.empty() && !failure); });
-      if (queue.empty() || failure) return;  // work that is left is still done
-      auto const work = std::move(queue.front());
-      queue.pop_front();
-      lock.unlock();
-      std::exception_ptr thrown;
+  static constexpr std::size_t capacity = 64, room = 96;
+  struct task {
+    alignas(std::max_align_t) std::byte function[room];
+    void (*run)(std::byte* function, C*);  // and destroys the function; does not run it without a communicator
+    bool always;
+  };
+
+  template <class F>
+  request enqueue(F f, bool always) {
+    static_assert(sizeof(F) <= room && std::is_nothrow_move_constructible_v<F>,
+                  "tenon::comm::stream: the function captures too much. Fix: capture by reference or by pointer.");
+    request const number = enqueued.load(std::memory_order_relaxed) + 1;
+    wait_until(finished, [&](request now) { return now + capacity >= number; });
+    task& t = tasks[number % capacity];
+    ::new (t.function) F(std::move(f));
+    t.run = [](std::byte* function, C* c) {
+      F& stored = *std::launder(reinterpret_cast<F*>(function));
+      struct destroy {
+        F& f;
+        ~destroy() { f.~F(); }
+      } const last{stored};
+      if (c) stored(*c);
+    };
+    t.always = always;
+    enqueued.store(number);
+    enqueued.notify_all();
+    return number;
+  }
+  void work() {
+    for (request number = 1; !stopping; ++number) {
+      wait_until(enqueued, [&](request now) { return now >= number; });
+      task& t = tasks[number % capacity];
       try {
-        work(own);
+        t.run(t.function, failure && !t.always ? nullptr : &group);
       } catch (...) {
-        thrown = std::current_exception();
+        failure = std::current_exception();
+        failed.store(number, std::memory_order_release);
       }
-      lock.lock();
-      if (thrown) failure = thrown;
-      else ++done;
-      changed.notify_all();
+      finished.store(number);
+      finished.notify_all();
     }
   }
-  C own;
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<std::function<void(C&)>> queue;
-  std::uint64_t enqueued = 0, done = 0;
-  std::exception_ptr failure;
-  bool stopping = false;
+
+  C group;
+  std::array<task, capacity> tasks;
+  alignas(cache_line_bytes) std::atomic<request> enqueued{0};
+  alignas(cache_line_bytes) std::atomic<request> finished{0};
+  bool stopping = false;       // the worker's
+  std::exception_ptr failure;  // written before `failed`
+  std::atomic<request> failed{std::numeric_limits<request>::max()};
+  int exceptions = std::uncaught_exceptions();
   std::thread worker;
+};
+
+/// One rank has nobody to wait for: everything runs at once, and throws from `enqueue`.
+template <>
+class stream<self> {
+ public:
+  using request = int;
+  explicit stream(self&) {}
+  template <class F>
+  request enqueue(F f) {
+    self alone;
+    f(alone);
+    return 0;
+  }
+  void wait(request) {}
+  void wait_all() {}
 };
 
 }  // namespace tenon::comm

@@ -48,7 +48,7 @@ struct thread_world {
     std::lock_guard lock(mutex);
     std::erase(groups, &g);
   }
-  // Rank `rank` returned, or threw what is current: whoever waits for it must not wait for ever.
+  // Rank `rank` returned, or throws (what is current, or will be): whoever waits for it must not wait for ever.
   void leave(int rank);
   void fail(int rank);
   void check() {
@@ -62,7 +62,8 @@ struct thread_world {
   std::mutex mutex;
   std::vector<thread_group*> groups;
   std::atomic<bool> failed{false};
-  std::exception_ptr failure;  // the first: what others threw followed from it
+  int failed_rank = 0;         // the first: what others threw followed from it
+  std::exception_ptr failure;  // its exception, once it is known
   std::string text;
 };
 
@@ -98,7 +99,7 @@ struct thread_group {
 inline void thread_world::add(thread_group& g) {
   std::lock_guard lock(mutex);
   groups.push_back(&g);
-  if (failure)
+  if (failed)
     for (auto& m : g.members) m.step |= bell_failed, m.mail |= bell_failed;
 }
 inline void thread_world::leave(int rank) {
@@ -112,15 +113,17 @@ inline void thread_world::leave(int rank) {
 }
 inline void thread_world::fail(int rank) {
   std::lock_guard lock(mutex);
-  if (failure) return;
+  if (failed && (failed_rank != rank || failure)) return;
   failure = std::current_exception();
+  failed_rank = rank;
   text = "rank " + std::to_string(rank) + " of " + std::to_string(size()) + " failed: ";
   try {
-    throw;
+    if (failure) std::rethrow_exception(failure);
+    text += "an exception is on its way";
   } catch (std::exception const& e) {
     text += e.what();
   } catch (...) {
-    text += "with an exception of unknown type";
+    text += "an exception of unknown type";
   }
   failed.store(true);
   for (auto* g : groups)
@@ -235,6 +238,7 @@ class threads {
       while (true) {
         // What changes after this is seen by the wait below: it returns at once.
         std::uint32_t const seen = member(me).mail.load(std::memory_order_acquire);
+        group->world->check();
         bool open = false;
         for (std::size_t i = 0; i < transfers.size(); ++i) open |= !advance(transfers, i);
         if (!open) return;
@@ -242,7 +246,6 @@ class threads {
           if (state[i] != done && left(transfers[i].peer) && member(me).mail.load() == seen)
             throw_left(transfers[i].peer);
         wait_until(member(me).mail, [&](std::uint32_t now) { return now != seen; });
-        group->world->check();
       }
     } catch (...) {  // nobody may read what is offered once this returns
       group->world->fail(member(me).world_rank);
@@ -310,8 +313,11 @@ class threads {
       }
       if (!here()) missing.push_back(p);
     }
+    group->world->check();
     return missing;
   }
+  /// This rank is failing: whatever another thread of it, or anybody else, waits for ends.
+  void abandon() { group->world->fail(member(me).world_rank); }
   counters& traffic() { return group->world->counted[std::size_t(member(me).world_rank)]; }
 
  private:
