@@ -35,9 +35,10 @@ struct train_options {
 
 /// What one step did.
 struct step_result {
-  index_t step = 0;      ///< 1-based
-  double loss = 0;       ///< mean over all targets of the step, in nats
-  double grad_norm = 0;  ///< before clipping
+  index_t step = 0;           ///< 1-based
+  double loss = 0;            ///< mean over all targets of the step, in nats
+  double auxiliary_loss = 0;  ///< mean over sequences of what balances experts; its gradient is in the step's, too
+  double grad_norm = 0;       ///< before clipping
   float learning_rate = 0;
   index_t targets = 0;
   bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
@@ -111,11 +112,11 @@ class trainer {
     if (!gradients) make_gradients();
     float const inverse = 1.0f / float(r.targets);
     float const scale = set::precision::scales_loss ? scaler.scale * inverse : inverse;
-    exact_sum loss;
+    exact_sum loss, auxiliary;
     for (index_t m = 0; m < settings.accumulate; ++m) {
       index_t const n = micro_tokens(), at = m * n;
       auto const begin = std::size_t(at), count = std::size_t(n);
-      micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss);
+      micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss, auxiliary);
       gradients->push(exec);
     }
     auto& sum = gradients->finish(exec);
@@ -125,6 +126,7 @@ class trainer {
     }
     samples_done += settings.batch;
     r.loss = loss.value() / double(r.targets);
+    r.auxiliary_loss = auxiliary.value() / double(settings.batch);
     apply(sum.values.data(), r);
     return r;
   }
@@ -275,10 +277,12 @@ class trainer {
             training};
   }
   void micro_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t micro,
-                   float scale, exact_sum& loss) {
+                   float scale, exact_sum& loss, exact_sum& auxiliary) {
     auto& slot = gradients->next();
     auto const mark = saved_memory.mark();
     auto pass = make_pass(micro_samples(), micro, true);
+    pass.auxiliary_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
+    pass.auxiliary_loss = &auxiliary;
     auto const hidden = net.forward(pass, parameters, tokens, saved, &slot.bound);
     float* const losses = saved_memory.template allocate<float>(pass.tokens());
     auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
