@@ -76,7 +76,7 @@ outcome alone(index_t batch) {
 template <class Model, class... Ps>
 outcome on_mesh(comm::mesh_shape mesh, index_t batch, index_t accumulate) {
   std::vector<outcome> all(std::size_t(mesh.size()));
-  comm::threads::run(mesh.size(), [&](comm::threads& world) {
+  comm::threads::run(int(mesh.size()), [&](comm::threads& world) {
     trainer<Model, comm::threads, Ps...> t{world, options(batch, accumulate, mesh)};
     all[std::size_t(world.rank())] = train(t, batch);
   });

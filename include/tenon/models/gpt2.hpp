@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-#include <cmath>
 #include <string>
 
 #include <tenon/core/error.hpp>
@@ -55,7 +54,7 @@ template <gpt2_config Config>
 template <Arithmetic Order>
 typename gpt2<Config>::network_type gpt2<Config>::network(gpt2_config const& c) {
   index_t const head_width = c.width / c.heads, hidden = c.hidden ? c.hidden : 4 * c.width;
-  float const residual_stddev = 0.02f / std::sqrt(2.0f * float(c.layers));
+  float const residual_stddev = detail::residual_stddev(c.layers);
   network_type net;
   net.embedding = {"wte", "wpe", c.vocabulary, c.width, c.context};
   net.embedding_dropout = c.dropout;

@@ -58,12 +58,13 @@ struct linear {
                                                  .pre_activation = after.pre_activation});
   }
 
-  /// Overwrites the parameter gradients and d_x.
+  /// Overwrites the parameter gradients (unless there is none for the weight) and d_x (unless it is empty).
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, matrix_view<T const> x,
                 matrix_view<T const> d_y, matrix_view<T> d_x) const {
     index_t const leaf = pass.token_leaf();
-    ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = g.weight, .a = transposed(d_y), .b = x, .leaf = leaf});
+    if (!g.weight.empty())
+      ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = g.weight, .a = transposed(d_y), .b = x, .leaf = leaf});
     if (has_bias) ops::column_sum(pass.exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias, .leaf = leaf});
     if (d_x.empty()) return;
     ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = d_x, .a = d_y, .b = p.weight, .pieces = out_pieces});

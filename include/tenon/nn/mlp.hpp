@@ -28,6 +28,9 @@ struct mlp {
     return {first, down.bind(b)};
   }
 
+  /// Weights that one token meets.
+  double active_weights() const { return double(up.in * up.out() + down.in * down.out()); }
+
   /// y = residual + mlp(x)
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,

@@ -5,6 +5,7 @@
 
 #include <tenon/core/arena.hpp>
 #include <tenon/core/philox.hpp>
+#include <tenon/core/reduction_order.hpp>
 #include <tenon/exec/host/context.hpp>
 #include <tenon/ops/elementwise.hpp>
 #include <tenon/policy/arithmetic.hpp>
@@ -39,6 +40,8 @@ struct pass {
   std::uint64_t step = 0;
   bool training = false;
   [[no_unique_address]] Hooks hooks{};
+  float auxiliary_scale = 0;            ///< gradient of the auxiliary loss of each sequence (see nn::moe)
+  exact_sum* auxiliary_loss = nullptr;  ///< receives each sequence's in backward; null: not wanted
 
   index_t tokens() const { return index_t(positions.size()); }
   index_t token_leaf() const { return Order::token_leaf(sequence_length); }

@@ -9,12 +9,12 @@
 
 namespace tenon::nn {
 
-/// A decoder-only transformer: embedding, layers of (attention, mlp) with pre-norm residuals, a last norm and a head
+/// A decoder-only transformer: embedding, layers of (attention, mlp or mixture) with pre-norm residuals, a last norm and a head
 /// that may share the embedding's table. Models (models/) fill in the shapes and the names their files use.
 /// @test tests/train/trainer_test.cpp, tests/parity/transformer_parity.py
-template <class Norm>
+template <class Norm, class FeedForward = mlp>
 struct transformer {
-  using layer = sequential<residual<Norm, self_attention>, residual<Norm, mlp>>;
+  using layer = sequential<residual<Norm, self_attention>, residual<Norm, FeedForward>>;
 
   token_embedding embedding;
   float embedding_dropout = 0;
@@ -103,14 +103,13 @@ struct transformer {
   }
 
   /// Floating point operations of forward and backward over `samples` sequences, as papers count them: matrix products
-  /// only, causal attention at the half that is visible, recomputation not counted.
+  /// only, causal attention at the half that is visible, recomputation not counted, of experts those that are used.
   double step_flops(double samples, double sequence_length) const {
     double weights = double(vocabulary()) * double(width()), attention = 0;
     for (auto const& l : layers.layers) {
       auto const& a = l.first.inner;
-      auto const& m = l.second.inner;
-      for (linear const* part : {&a.qkv, &a.projection, &m.up, &m.down})
-        weights += double(part->in) * double(part->out());
+      weights +=
+          double(a.qkv.in * a.qkv.out() + a.projection.in * a.projection.out()) + l.second.inner.active_weights();
       double const seen = a.window && double(a.window) < sequence_length ? double(a.window) : (sequence_length + 1) / 2;
       attention += 4 * seen * double(a.query_width());
     }

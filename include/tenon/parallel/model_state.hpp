@@ -459,7 +459,7 @@ class model_state {
   float* result = nullptr;
   std::vector<ops::norm_part> norm_parts;
 
-  std::vector<comm::request> gathers, reductions;
+  std::vector<typename comm::stream<C>::request> gathers, reductions;
   comm::stream<C> stream;  // last: its work is done before what it works on goes away
 };
 

@@ -38,9 +38,10 @@ struct train_options {
 
 /// What one step did.
 struct step_result {
-  index_t step = 0;      ///< 1-based
-  double loss = 0;       ///< mean over all targets of the step, in nats
-  double grad_norm = 0;  ///< before clipping
+  index_t step = 0;           ///< 1-based
+  double loss = 0;            ///< mean over all targets of the step, in nats
+  double auxiliary_loss = 0;  ///< mean over sequences of what balances experts; its gradient is in the step's, too
+  double grad_norm = 0;       ///< before clipping
   float learning_rate = 0;
   index_t targets = 0;
   bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
@@ -112,16 +113,16 @@ class trainer {
           "tenon::trainer: no target in the batch is to be predicted. Fix: at least one target that is not negative.");
     float const inverse = 1.0f / float(r.targets);
     float const scale = set::precision::scales_loss ? scaler.scale * inverse : inverse;
-    exact_sum loss, squares;
+    exact_sum loss, auxiliary, squares;
     for (index_t m = 0; m < settings.accumulate; ++m) {
       auto const begin = std::size_t(plan.number(m) * micro_tokens()), count = std::size_t(micro_tokens());
-      micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss);
+      micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss, auxiliary);
     }
     model.finish_gradients(squares);
-    comm::all_reduce(ranks.world, loss);
-    comm::all_reduce(ranks.world, squares);
+    for (exact_sum* sum : {&loss, &auxiliary, &squares}) comm::all_reduce(ranks.world, *sum);
     samples_done += settings.batch;
     r.loss = loss.value() / double(r.targets);
+    r.auxiliary_loss = auxiliary.value() / double(settings.batch);
     apply(std::sqrt(squares.value()), r);
     return r;
   }
@@ -311,11 +312,13 @@ class trainer {
             {&model, training}};
   }
   void micro_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t micro,
-                   float scale, exact_sum& loss) {
+                   float scale, exact_sum& loss, exact_sum& auxiliary) {
     model.before_pass();
     auto const& gradients = model.next_gradients(net);
     auto const mark = saved_memory.mark();
     auto pass = make_pass(plan.micro, micro, true);
+    pass.auxiliary_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
+    pass.auxiliary_loss = &auxiliary;
     auto const& p = model.parameters();
     auto const hidden = net.forward(pass, p, tokens, saved, model.lends_gradients() ? &gradients : nullptr);
     float* const losses = saved_memory.template allocate<float>(pass.tokens());
