@@ -20,6 +20,12 @@ using tenon::parameter_spec;
 struct row_piece {
   std::string name;
   index_t rows = 0;
+  std::vector<row_range> held{};  ///< which rows of the whole piece a rank has; empty: all
+  index_t whole_rows = 0;         ///< of the piece; 0: as `rows`
+};
+/// Which columns of a whole matrix a rank has; the default stands for all.
+struct column_range {
+  index_t first = 0, whole = 0;
 };
 
 /// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
@@ -47,11 +53,12 @@ class binder {
 
   /// A matrix [sum of piece rows, cols] named `<scope><piece><suffix>`.
   matrix_view<T> matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer init,
-                        parameter_kind kind = parameter_kind::matrix) {
+                        parameter_kind kind = parameter_kind::matrix, column_range columns = {}) {
     T* const begin = align();
     index_t rows = 0;
     for (auto const& piece : pieces) {
-      add(piece.name + suffix, piece.rows, cols, init, kind);
+      add({prefix + piece.name + suffix, piece.rows, cols, offset, init, kind, piece.whole_rows, columns.whole,
+           piece.held, columns.first});
       rows += piece.rows;
     }
     return tenon::matrix(begin, rows, cols);
@@ -59,13 +66,22 @@ class binder {
   /// A vector of `size` values.
   T* vector(std::string const& name, index_t size, initializer init) {
     T* const begin = align();
-    add(name, 1, size, init, parameter_kind::vector);
+    add({prefix + name, 1, size, offset, init, parameter_kind::vector});
     return begin;
   }
   /// The biases of a matrix's pieces, one after the other.
   T* bias(std::vector<row_piece> const& pieces) {
     T* const begin = align();
-    for (auto const& piece : pieces) add(piece.name + ".bias", 1, piece.rows, {}, parameter_kind::vector);
+    for (auto const& piece : pieces)
+      add({prefix + piece.name + ".bias",
+           1,
+           piece.rows,
+           offset,
+           {},
+           parameter_kind::vector,
+           0,
+           piece.whole_rows,
+           piece.held});
     return begin;
   }
   /// Where the next parameter begins.
@@ -88,9 +104,9 @@ class binder {
     offset = round_up(offset, lanes);
     return base ? base + (offset - origin) : nullptr;
   }
-  void add(std::string const& name, index_t rows, index_t cols, initializer init, parameter_kind kind) {
-    if (specs) specs->push_back({prefix + name, rows, cols, offset, init, kind});
-    offset += rows * cols;
+  void add(parameter_spec const& spec) {
+    if (specs) specs->push_back(spec);
+    offset += spec.size();
   }
   T* base = nullptr;
   std::span<T* const> bases;

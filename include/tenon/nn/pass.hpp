@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <span>
 
+#include <tenon/comm/mesh.hpp>
+#include <tenon/comm/self.hpp>
 #include <tenon/core/arena.hpp>
 #include <tenon/core/philox.hpp>
 #include <tenon/core/reduction_order.hpp>
@@ -23,7 +25,8 @@ struct no_hooks {
 
 /// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
 /// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample.
-template <class Context, Arithmetic Order, MemoryPolicy Memory, class Hooks = no_hooks>
+template <class Context, Arithmetic Order, MemoryPolicy Memory, class Hooks = no_hooks,
+          comm::Communicator Ranks = comm::self>
 struct pass {
   using arithmetic = Order;
   using memory = Memory;
@@ -40,9 +43,15 @@ struct pass {
   std::uint64_t step = 0;
   bool training = false;
   [[no_unique_address]] Hooks hooks{};
+  comm::mesh<Ranks>* mesh = nullptr;    ///< the groups of ranks that blocks talk in; null: this one is alone
   float auxiliary_scale = 0;            ///< gradient of the auxiliary loss of each sequence (see nn::moe)
   exact_sum* auxiliary_loss = nullptr;  ///< receives each sequence's in backward; null: not wanted
 
+  /// Ranks that hold parts of a layer's matrices. One, known to the compiler, where there is only one rank.
+  int tensor_ranks() const {
+    if constexpr (std::same_as<Ranks, comm::self>) return 1;
+    else return mesh ? mesh->tensor.size() : 1;
+  }
   index_t tokens() const { return index_t(positions.size()); }
   index_t token_leaf() const { return Order::token_leaf(sequence_length); }
 

@@ -163,6 +163,7 @@ class trainer {
     where[n] = 0, where[n + 1] = n;
     pass_type pass{exec, saved_memory, {where, std::size_t(n)}, {where + n, 2}, n};
     pass.hooks = {&model};
+    pass.mesh = &ranks;
     model.before_pass();
     auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
     ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
@@ -232,7 +233,8 @@ class trainer {
 
  private:
   using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
-  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks>;
+  using pass_type =
+      nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks, world_type>;
 
   static world_type& alone_world() requires is_alone {
     static world_type world;
@@ -309,7 +311,8 @@ class trainer {
             settings.seed,
             std::uint64_t(steps_done),
             training,
-            {&model, training}};
+            {&model, training},
+            &ranks};
   }
   void micro_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t micro,
                    float scale, exact_sum& loss, exact_sum& auxiliary) {
