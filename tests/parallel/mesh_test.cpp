@@ -111,3 +111,28 @@ TEST_CASE("mixed precision, memory policies and other update rules on a mesh") {
   CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_full, data<4>, zero<1>>({.data = 4}, 8, 1));
   CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_selective, data<2>, zero<3>>({.data = 2}, 8, 2));
 }
+
+TEST_CASE_TEMPLATE("every pipeline schedule gives the bits of one rank", Model, gpt, llama) {
+  auto const expected = alone<Model>(24);
+  for (int stages : {1, 2, 3})
+    for (index_t accumulate : {3, 6, 12}) {
+      CAPTURE(stages);
+      CAPTURE(accumulate);
+      comm::mesh_shape const mesh{.pipeline = stages};
+      CHECK(expected == on_mesh<Model, pipeline<dynamic, gpipe>>(mesh, 24, accumulate));
+      CHECK(expected == on_mesh<Model, pipeline<dynamic>>(mesh, 24, accumulate));
+    }
+  CHECK(expected == on_mesh<Model, pipeline<dynamic>, data<2>, zero<1>>({.data = 2, .pipeline = 3}, 24, 3));
+}
+
+TEST_CASE("chunks of an interleaved schedule, and what the first and the last stage share") {
+  constexpr gpt2_config deep{.layers = 6, .width = 48, .heads = 3, .context = 40, .vocabulary = 67};
+  using model = models::gpt2<deep>;
+  auto const expected = alone<model>(16);
+  for (int stages : {1, 2}) {
+    comm::mesh_shape const mesh{.pipeline = stages};
+    CHECK(expected == on_mesh<model, pipeline<dynamic, interleaved<2>>>(mesh, 16, 4));
+    CHECK(expected == on_mesh<model, pipeline<dynamic, interleaved<3>>>(mesh, 16, 2));
+  }
+  CHECK(expected == on_mesh<model, pipeline<dynamic, interleaved<2>>, data<2>>({.data = 2, .pipeline = 2}, 16, 4));
+}

@@ -132,6 +132,7 @@ template <class Block>
 struct repeat {
   std::string name;
   std::vector<Block> layers;
+  index_t first = 0;  ///< number of the first one: a stage of a pipeline begins anywhere
 
   template <class T>
   struct parameters {
@@ -149,7 +150,7 @@ struct repeat {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       b.bucket();
       p.begins.push_back(b.position());
-      p.layers.push_back(b.scope(name + "." + std::to_string(i), [&] { return layers[i].bind(b); }));
+      p.layers.push_back(b.scope(name + "." + std::to_string(first + index_t(i)), [&] { return layers[i].bind(b); }));
     }
     return p;
   }

@@ -22,8 +22,9 @@ struct transformer {
   std::string final_norm_name;
   Norm final_norm;
   bool tied = true;
-  std::string head_name;  ///< when not tied
-  float soft_cap = 0;     ///< of the logits; 0: none
+  std::string head_name;                       ///< when not tied
+  float soft_cap = 0;                          ///< of the logits; 0: none
+  bool has_embedding = true, has_head = true;  ///< a stage of a pipeline may lack them
 
   template <class T>
   struct parameters {
@@ -42,27 +43,46 @@ struct transformer {
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
     b.bucket();
-    p.embedding = embedding.bind(b);
+    if (has_embedding) p.embedding = embedding.bind(b);
+    else b.bucket();
     p.layers = layers.bind(b);
     b.bucket();
-    p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
-    p.head = tied ? p.embedding.tokens
-                  : b.matrix({{head_name, embedding.vocabulary}}, ".weight", embedding.width, {embedding.stddev},
-                             parameter_kind::embedding);
+    if (has_head) p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
+    b.bucket();
+    if (has_head) p.head = tied && has_embedding ? p.embedding.tokens : bind_head(b);
     return p;
+  }
+  /// Buckets of `bind`: token table, positions, layer by layer, last norm, head (empty where it shares the table here).
+  index_t buckets() const { return index_t(layers.layers.size()) + 4; }
+  /// Layers [first, first + count) as a stage of a pipeline, with the embedding before the first layer and the head
+  /// behind the last. A stage that has the head alone holds a copy of a shared table.
+  transformer stage(index_t first, index_t count) const {
+    transformer s = *this;
+    s.layers.first = first;
+    s.layers.layers.assign(layers.layers.begin() + first, layers.layers.begin() + first + count);
+    s.has_embedding = first == 0;
+    s.has_head = first + count == index_t(layers.layers.size());
+    return s;
   }
   index_t width() const { return embedding.width; }
   index_t vocabulary() const { return embedding.vocabulary; }
 
-  /// The hidden states behind the last norm, in `pass.saved`. @shape tokens [t], result [t, width]
+  /// What comes out of the layers, and behind the last of them of the last norm, in `pass.saved`.
+  /// @shape tokens [t], result [t, width]
+  /// @param x [t, width] what the stage before gave, where there is no embedding here; read until backward
   /// @param gradients of the backward that follows: their memory is used until then; or null
   template <class Pass, class T>
-  matrix_view<T> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens, saved<T>& s,
-                         parameters<float> const* gradients = nullptr) const {
-    auto const x = pass.template allocate<T>(width(), true);
-    embedding.forward(pass, p.embedding, tokens, x);
-    drop(pass, x);
-    s.last = layers.forward(pass, p.layers, as_const(x), s.layers, gradients ? &gradients->layers : nullptr);
+  matrix_view<T const> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens,
+                               matrix_view<T const> x, saved<T>& s,
+                               parameters<float> const* gradients = nullptr) const {
+    if (has_embedding) {
+      auto const embedded = pass.template allocate<T>(width(), true);
+      embedding.forward(pass, p.embedding, tokens, embedded);
+      drop(pass, embedded);
+      x = embedded;
+    }
+    s.last = layers.forward(pass, p.layers, x, s.layers, gradients ? &gradients->layers : nullptr);
+    if (!has_head) return s.last;
     auto const hidden = pass.template allocate<T>(width(), true);
     final_norm.forward(pass, p.final_norm, s.last, hidden, s.final_norm);
     return hidden;
@@ -88,18 +108,21 @@ struct transformer {
                                                      .soft_cap = soft_cap});
   }
 
-  /// Gradients of everything before the head; `d` is d_hidden on entry and scratch afterwards. The token table's
-  /// gradient goes to `embedding_gradient` (written over), or is added to the head's when that is empty and tied.
+  /// Gradients of everything before the head; `d` is d_hidden on entry, that of `x` (where there is no embedding) on
+  /// return. The token table's gradient goes to `embedding_gradient` (written over), or is added to the head's when that is empty and tied.
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
                 std::span<std::int32_t const> tokens, matrix_view<T> d, matrix_view<float> embedding_gradient) const {
-    final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{}, d);
+    if (has_head)
+      final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{},
+                          d);
     pass.hooks.after_backward(index_t(layers.layers.size()));
     layers.backward(pass, p.layers, g.layers, s.layers, d);
+    if (!has_embedding) return;
     drop(pass, d);
     bool const apart = !embedding_gradient.empty();
     embedding.backward(pass, g.embedding, tokens, as_const(d), apart ? embedding_gradient : g.embedding.tokens,
-                       tied && !apart);
+                       tied && has_head && !apart);
   }
 
   /// Floating point operations of forward and backward over `samples` sequences, as papers count them: matrix products
@@ -117,6 +140,11 @@ struct transformer {
   }
 
  private:
+  template <class T>
+  matrix_view<T> bind_head(binder<T>& b) const {
+    return b.matrix({{tied ? embedding.token_name : head_name, embedding.vocabulary}}, ".weight", embedding.width,
+                    {embedding.stddev}, parameter_kind::embedding);
+  }
   template <class Pass, class T>
   void drop(Pass& pass, matrix_view<T> x) const {
     if (!pass.training || embedding_dropout == 0) return;

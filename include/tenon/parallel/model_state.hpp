@@ -4,6 +4,7 @@
 /// ZeRO stage says, reduced and gathered bucket by bucket while blocks compute.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -54,20 +55,24 @@ class model_state {
   using gradients_type = typename Network::template parameters<float>;
   static constexpr int stage = Set::zero::stage;
 
-  /// @param shared_table the token table is a head too, and the two gradients are to be kept apart until they are summed
+  /// @param net all of a model, or a stage of it; lives longer
   model_state(Context& context, Network const& net, comm::mesh<C>& ranks, sample_plan const& samples,
-              std::uint64_t seed, bool shared_table)
-      : exec(context), mesh(ranks), plan(samples), replicas(ranks.replicas.size()), stream(ranks.replicas) {
+              std::uint64_t seed)
+      : exec(context), network(net), mesh(ranks), plan(samples), replicas(ranks.replicas.size()),
+        stream(ranks.replicas) {
     nn::binder<float const> describe(&spec_list, &begins);
     net.bind(describe);
+    for (auto const& s : spec_list)
+      if (counts(s)) counted.push_back(s);
     flat_size = describe.size();
     constexpr bool keep_whole = std::same_as<typename Set::optimizer, optimizer::muon>;
     buckets = make_buckets(spec_list, begins, flat_size, replicas, ranks.replicas.rank(), keep_whole);
     compact = compact_size(buckets);
-    if (shared_table) add_table_bucket();
+    // The two gradients of a token table that is a head too are summed apart: each has a tree of its own.
+    if (net.tied && net.has_embedding && net.has_head && plan.groups * plan.accumulate > 1) add_table_bucket();
     gathers.resize(buckets.size());
     reductions.resize(buckets.size());
-    allocate_parameters(net);
+    allocate_parameters();
     initialize(seed);
     first = flat_buffer<float>(state_size());
     if (Set::optimizer::state_tensors > 1) second = flat_buffer<float>(state_size());
@@ -84,15 +89,15 @@ class model_state {
     model_state* state = nullptr;
     bool writes_gradients = false;
     void before_layer(index_t i, bool backward) const { state->before_layer(i, backward, writes_gradients); }
-    void after_backward(index_t i) const { state->finish(layer_bucket(i)); }
+    void after_backward(index_t i) const { state->after_backward(i); }
   };
   /// Makes sure that what is outside the layers is there: call before a pass.
   void before_pass() {
-    for (std::size_t b : {std::size_t(0), std::size_t(1), tail_bucket()}) need(b);
+    for (std::size_t b : {table, positions, norm_bucket(), head_bucket()}) need(b);
   }
   /// The gradients that the next micro-batch writes over.
-  gradients_type const& next_gradients(Network const& net) {
-    if (!whole && !written) allocate_gradients(net);
+  gradients_type const& next_gradients() {
+    if (!whole && !written) allocate_gradients();
     if (plan.eager) {
       for (auto const& r : reductions) stream.wait(r);
       return written->bound;
@@ -100,7 +105,7 @@ class model_state {
     return whole->next().bound;
   }
   /// Until backward writes them, gradients of layers that come before are free memory (docs/decisions/0005).
-  bool lends_gradients() const { return stage < 2; }
+  static constexpr bool lends_gradients() { return stage < 2; }
   /// Where the embedding's gradient goes when the head shares its table; empty: it is added to the head's.
   matrix_view<float> table_gradient(matrix_view<float> table) {
     if (!table_bucket) return {};
@@ -110,7 +115,7 @@ class model_state {
   }
   /// The micro-batch's gradients are written.
   void end_micro_batch() {
-    finish(0), finish(1);
+    finish(table), finish(positions);
     if (table_bucket) finish(table_bucket);
     if (!plan.eager) whole->close();
     else {
@@ -121,14 +126,22 @@ class model_state {
 
   // ---- a step
 
-  /// Waits for all gradients and adds the squares of those that this rank owns.
-  void finish_gradients(exact_sum& squares) {
+  /// Waits for the sums over all replicas.
+  void finish_gradients() {
     for (auto const& r : reductions) stream.wait(r);
     if (table_bucket)
-      ops::add(exec, ops::add_args<float, float>{gradient(0), gradient(table_bucket), buckets[0].own.size()});
+      ops::add(exec, ops::add_args<float, float>{gradient(table), gradient(table_bucket), buckets[table].own.size()});
+  }
+  /// What this replica owns of the gradient of a table whose embedding and head lie in different stages.
+  std::span<float> shared_table_gradient() {
+    if (!network.tied || network.has_embedding == network.has_head) return {};
+    std::size_t const b = network.has_embedding ? table : head_bucket();
+    return {gradient(b), std::size_t(buckets[b].own.size())};
+  }
+  /// Adds the squares of the gradients that this rank owns; of what several ranks hold, one counts.
+  void add_squares(exact_sum& squares) {
     norm_parts.clear();
-    for (std::size_t b = 0; b < own_buckets(); ++b)
-      append_norm_parts(norm_parts, spec_list, buckets[b].own, gradient(b));
+    for (std::size_t b = 0; b < own_buckets(); ++b) append_norm_parts(norm_parts, counted, buckets[b].own, gradient(b));
     ops::grad_norm(exec, ops::grad_norm_args{norm_parts, nullptr, &squares});
   }
   /// One step of the update rule. @param scale multiplies every gradient
@@ -149,32 +162,18 @@ class model_state {
 
   // ---- whole parameters, for files and tests
 
-  /// Parameter `spec` of the whole model into `out`, on every rank: a collective. @shape out [spec.size()]
-  void read(state_kind kind, parameter_spec const& spec, std::span<float> out) {
-    if (mesh.world.size() == 1) {
-      for_each_owned(kind, stretch_of(spec), [&](stretch there, float const* from) {
-        std::copy_n(from, there.size(), out.data() + (there.begin - spec.offset));
-      });
-      return;
-    }
-    constexpr std::size_t piece = std::size_t(1) << 20;
-    std::vector<std::int64_t> bits;
-    for (std::size_t begin = 0; begin < out.size(); begin += piece) {
-      stretch const part{spec.offset + index_t(begin), spec.offset + index_t(std::min(out.size(), begin + piece))};
-      bits.assign(std::size_t(part.size()), 0);
-      for_each_owned(kind, part, [&](stretch there, float const* from) {
-        for (index_t i = 0; i < there.size(); ++i)
-          bits[std::size_t(there.begin - part.begin + i)] = std::bit_cast<std::int32_t>(from[i]);
-      });
-      mesh.replicas.sum(bits);  // each element has one owner: a sum of bits is the bits
-      for (std::size_t i = 0; i < bits.size(); ++i) out[begin + i] = std::bit_cast<float>(std::int32_t(bits[i]));
-    }
+  /// Calls f(there, values, n) for what this rank owns of a parameter of the whole model: n values that are its elements
+  /// from number `there` on. Over all ranks, each element is visited once.
+  template <class F>
+  void for_each_owned(state_kind kind, std::string_view name, F&& f) {
+    for (auto const& s : counted)
+      if (s.name == name) visit(kind, s, false, f);
   }
-  /// Takes this rank's part of parameter `spec`. `restored()` comes after the last one.
-  void write(state_kind kind, parameter_spec const& spec, std::span<float const> values) {
-    for_each_held(kind, stretch_of(spec), [&](stretch there, float* to) {
-      std::copy_n(values.data() + (there.begin - spec.offset), there.size(), to);
-    });
+  /// The same for all that this rank holds.
+  template <class F>
+  void for_each_held(state_kind kind, std::string_view name, F&& f) {
+    for (auto const& s : spec_list)
+      if (s.name == name) visit(kind, s, true, f);
   }
   /// The rounded copies that blocks read follow the parameters that were written.
   void restored() {
@@ -206,17 +205,19 @@ class model_state {
   static constexpr bool compact_master = stage == 3 || (stage > 0 && rounds);
   static constexpr bool rotates = stage >= 2;  // gradients of layers share buffers; from stage 3 on parameters too
 
-  static constexpr std::size_t layer_bucket(index_t i) { return std::size_t(i) + 2; }
-  std::size_t layers() const { return begins.size() - 3; }
-  std::size_t tail_bucket() const { return begins.size() - 1; }
-  bool is_layer(std::size_t b) const { return b >= 2 && b < tail_bucket(); }
+  // As nn::transformer::bind orders them.
+  static constexpr std::size_t table = 0, positions = 1, first_layer = 2;
+  std::size_t norm_bucket() const { return begins.size() - 2; }
+  std::size_t head_bucket() const { return begins.size() - 1; }
+  bool is_layer(std::size_t b) const { return b >= first_layer && b < norm_bucket(); }
   std::size_t own_buckets() const { return begins.size(); }
 
   void add_table_bucket() {
     table_bucket = buckets.size();
-    bucket b = buckets[0];
-    b.range = {flat_size, flat_size + b.range.size()};
-    b.own = {b.own.begin - buckets[0].range.begin + flat_size, b.own.end - buckets[0].range.begin + flat_size};
+    bucket b = buckets[table];
+    index_t const moved = flat_size - b.range.begin;
+    b.range = {b.range.begin + moved, b.range.end + moved};
+    b.own = {b.own.begin + moved, b.own.end + moved};
     b.compact = compact;
     buckets.push_back(b);
   }
@@ -233,11 +234,10 @@ class model_state {
 
   /// Memory in which the layers' buckets share two buffers, or all lie in one.
   template <class T>
-  static std::vector<T*> place(std::vector<flat_buffer<T>>& memory, std::span<bucket const> all,
-                               std::size_t first_layer, std::size_t end_layer, bool shared) {
+  std::vector<T*> place(std::vector<flat_buffer<T>>& memory, std::span<bucket const> all, bool shared) const {
     index_t resident = 0, largest = 0;
     for (std::size_t b = 0; b < all.size(); ++b) {
-      bool const layer = shared && b >= first_layer && b < end_layer;
+      bool const layer = shared && is_layer(b);
       index_t const size = round_up(all[b].range.size(), lanes);
       (layer ? largest : resident) = layer ? std::max(largest, size) : resident + size;
     }
@@ -246,7 +246,7 @@ class model_state {
     std::vector<T*> bases;
     T* next = memory[0].data();
     for (std::size_t b = 0; b < all.size(); ++b) {
-      bool const layer = shared && b >= first_layer && b < end_layer;
+      bool const layer = shared && is_layer(b);
       bases.push_back(layer ? memory[1 + b % 2].data() : next);
       if (!layer) next += round_up(all[b].range.size(), lanes);
     }
@@ -255,18 +255,18 @@ class model_state {
 
   // ---- parameters
 
-  void allocate_parameters(Network const& net) {
+  void allocate_parameters() {
     master = flat_buffer<float>(compact_master ? compact : flat_size);
     if constexpr (stage == 3) {
-      gathered_bases = place(gathered, std::span<bucket const>(buckets).first(own_buckets()), 2, tail_bucket(), true);
+      gathered_bases = place(gathered, std::span<bucket const>(buckets).first(own_buckets()), true);
       std::vector<value_type const*> bases(gathered_bases.begin(), gathered_bases.end());
       nn::binder<value_type const> read(bases);
-      bound = net.bind(read);
+      bound = network.bind(read);
       forget_gathered();
     } else {
       if constexpr (rounds) copy = flat_buffer<value_type>(flat_size);
       nn::binder<value_type const> read(blocks_read());
-      bound = net.bind(read);
+      bound = network.bind(read);
     }
   }
   value_type* blocks_read() {
@@ -291,6 +291,7 @@ class model_state {
   }
   /// Gathers the replicas' parts of bucket b, behind the scenes; `need` waits for it.
   void gather(std::size_t b) {
+    if (buckets[b].range.size() == 0) return;
     value_type* const to = stage == 3 ? gathered_bases[b] : blocks_read() + buckets[b].range.begin;
     float const* const own = stage == 3 ? master_of(b) : nullptr;
     gathers[b] = stream.enqueue([this, b, to, own](C& group) {
@@ -316,26 +317,31 @@ class model_state {
   }
   void forget_gathered() { is_gathered.assign(own_buckets(), false); }
   void before_layer(index_t i, bool backward, bool writes_gradients) {
-    std::size_t const b = layer_bucket(i);
+    std::size_t const b = first_layer + std::size_t(i);
     need(b);
     if (std::size_t const next = backward ? b - 1 : b + 1; is_layer(next)) gather_if_away(next);
-    if (rotates && backward && writes_gradients && b + 2 < tail_bucket()) stream.wait(reductions[b + 2]);
+    if (rotates && backward && writes_gradients && is_layer(b + 2)) stream.wait(reductions[b + 2]);
   }
 
   // ---- gradients
 
+  void after_backward(index_t i) {
+    std::size_t const b = first_layer + std::size_t(i);
+    finish(b);
+    if (b == norm_bucket()) finish(head_bucket());
+  }
   struct written_buffers {
     std::vector<flat_buffer<float>> memory;
     std::vector<float*> bases;
     gradients_type bound;
   };
-  void allocate_gradients(Network const& net) {
+  void allocate_gradients() {
     if (!plan.eager) {
       whole.emplace(flat_gradients(),
                     micro_batch_range{plan.group * plan.accumulate, plan.accumulate, plan.groups * plan.accumulate},
                     [&](float* p) {
                       nn::binder<float> b(p);
-                      return net.bind(b);
+                      return network.bind(b);
                     });
       std::vector<comm::tree_node> nodes;
       for (int g = 0; g < plan.groups; ++g) {
@@ -348,9 +354,9 @@ class model_state {
       return;
     }
     written.emplace();
-    written->bases = place(written->memory, std::span<bucket const>(buckets), 2, tail_bucket(), rotates);
+    written->bases = place(written->memory, std::span<bucket const>(buckets), rotates);
     nn::binder<float> b(std::span<float* const>(written->bases));
-    written->bound = net.bind(b);
+    written->bound = network.bind(b);
     shards.emplace(compact_gradients(), micro_batch_range{0, plan.accumulate, plan.accumulate},
                    [](float*) { return 0; });
     node_counts.assign(std::size_t(replicas), 1);
@@ -359,6 +365,7 @@ class model_state {
   /// The gradients of bucket b are written.
   void finish(std::size_t b) {
     auto const range = buckets[b].range;
+    if (range.size() == 0) return;
     if (plan.eager) {
       float* const to = shards->next().values.data() + buckets[b].compact;
       reductions[b] = stream.enqueue([this, b, to](C& group) {
@@ -399,6 +406,7 @@ class model_state {
   /// Stage 0: every replica updates everything, so it needs all gradients.
   void spread_gradients() {
     for (std::size_t b = 0; b < own_buckets(); ++b) {
+      if (buckets[b].range.size() == 0) continue;
       float* const to = full_gradient(b);
       if (plan.eager)
         std::copy_n(gradient(b), buckets[b].own.size(), to + (buckets[b].own.begin - buckets[b].range.begin));
@@ -418,26 +426,30 @@ class model_state {
     return at(kind == state_kind::first ? first : second, b) + (part.begin - held(b).begin);
   }
   template <class F>
-  void for_each_owned(state_kind kind, stretch part, F&& f) {
-    for (std::size_t b = 0; b < own_buckets(); ++b) {
-      auto const there = intersection(part, buckets[b].own);
-      if (there.size() > 0) f(there, buffer_of(kind, b, there));
-    }
+  void visit(state_kind kind, parameter_spec const& s, bool all_held, F& f) {
+    std::size_t b = own_buckets() - 1;
+    while (buckets[b].range.begin > s.offset) --b;
+    bool const whole_bucket = kind == state_kind::parameters && !compact_master;
+    auto const mine = !all_held ? buckets[b].own : whole_bucket ? buckets[b].range : held(b);
+    s.for_each_run([&](index_t here, index_t there, index_t n) {
+      stretch const run{s.offset + here, s.offset + here + n};
+      auto const part = intersection(run, mine);
+      if (part.size() > 0) f(there + (part.begin - run.begin), buffer_of(kind, b, part), part.size());
+    });
   }
-  template <class F>
-  void for_each_held(state_kind kind, stretch part, F&& f) {
-    for (std::size_t b = 0; b < own_buckets(); ++b) {
-      bool const all = kind == state_kind::parameters && !compact_master;
-      auto const there = intersection(part, all ? buckets[b].range : held(b));
-      if (there.size() > 0) f(there, buffer_of(kind, b, there));
-    }
+  /// This rank's copy of a parameter is the one that counts: not that of a table which another stage has too, and of what
+  /// all tensor ranks hold that of the first.
+  bool counts(parameter_spec const& s) const {
+    bool const copy_of_table = network.tied && !network.has_embedding && s.kind == parameter_kind::embedding;
+    return !copy_of_table && (s.is_sharded() || mesh.tensor.rank() == 0);
   }
 
   Context& exec;
+  Network const& network;
   comm::mesh<C>& mesh;
   sample_plan plan;
   int replicas;
-  std::vector<parameter_spec> spec_list;
+  std::vector<parameter_spec> spec_list, counted;
   std::vector<index_t> begins;
   index_t flat_size = 0, compact = 0;
   std::vector<bucket> buckets;

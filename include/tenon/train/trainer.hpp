@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <bit>
 #include <cmath>
-#include <memory>
-#include <optional>
+#include <deque>
 #include <span>
 #include <string>
 #include <thread>
@@ -17,6 +17,7 @@
 #include <tenon/optim/optimizer.hpp>
 #include <tenon/optim/schedule.hpp>
 #include <tenon/parallel/model_state.hpp>
+#include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>
 #include <tenon/train/host_ops.hpp>
 
@@ -95,7 +96,12 @@ class trainer {
       : shape(checked(c)), ranks(world, degrees(o.mesh)), settings(checked(c, o, ranks)),
         net(Model::template network<typename set::arithmetic>(c)), exec(settings.threads),
         plan(make_plan(settings, ranks)),
-        model(exec, net, ranks, plan, settings.seed, net.tied && plan.groups * settings.accumulate > 1) {
+        work(parallel::make_program<schedule>(ranks.pipeline.size(), ranks.pipeline.rank(), int(settings.accumulate))) {
+    nn::binder<float const> describe(&whole);
+    net.bind(describe);
+    int const stages = ranks.pipeline.size() * chunks_per_rank;
+    for (int c = 0; c < chunks_per_rank; ++c)
+      parts.emplace_back(*this, c * ranks.pipeline.size() + ranks.pipeline.rank(), stages);
     lay_out_samples();
   }
   trainer(trainer const&) = delete;
@@ -113,17 +119,16 @@ class trainer {
           "tenon::trainer: no target in the batch is to be predicted. Fix: at least one target that is not negative.");
     float const inverse = 1.0f / float(r.targets);
     float const scale = set::precision::scales_loss ? scaler.scale * inverse : inverse;
-    exact_sum loss, auxiliary, squares;
-    for (index_t m = 0; m < settings.accumulate; ++m) {
-      auto const begin = std::size_t(plan.number(m) * micro_tokens()), count = std::size_t(micro_tokens());
-      micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss, auxiliary);
-    }
-    model.finish_gradients(squares);
-    for (exact_sum* sum : {&loss, &auxiliary, &squares}) comm::all_reduce(ranks.world, *sum);
+    sums = {};
+    for (auto const& i : work) run(i, tokens, targets, scale);
+    for (auto& p : parts) p.model.finish_gradients();
+    add_shared_table();
+    for (auto& p : parts) p.model.add_squares(sums.squares);
+    for (exact_sum* sum : {&sums.loss, &sums.auxiliary, &sums.squares}) comm::all_reduce(ranks.world, *sum);
     samples_done += settings.batch;
-    r.loss = loss.value() / double(r.targets);
-    r.auxiliary_loss = auxiliary.value() / double(settings.batch);
-    apply(std::sqrt(squares.value()), r);
+    r.loss = sums.loss.value() / double(r.targets);
+    r.auxiliary_loss = sums.auxiliary.value() / double(settings.batch);
+    apply(std::sqrt(sums.squares.value()), r);
     return r;
   }
 
@@ -150,68 +155,99 @@ class trainer {
     return counted ? sum.value() / double(counted) : 0;
   }
 
-  /// The logits behind the last of up to `context` tokens. @shape tokens [t], logits [vocabulary]
+  /// The logits behind the last of up to `context` tokens, on every rank. @shape tokens [t], logits [vocabulary]
   void next_logits(std::span<std::int32_t const> tokens, std::span<float> logits) {
     check_tokens(tokens);
     if (tokens.empty() || index_t(tokens.size()) > shape.context || index_t(logits.size()) != shape.vocabulary)
       throw argument_error("tenon::trainer::next_logits: needs 1 to " + std::to_string(shape.context) +
                            " tokens and room for " + std::to_string(shape.vocabulary) + " logits.");
     index_t const n = index_t(tokens.size());
-    auto const mark = saved_memory.mark();
-    index_t* const where = saved_memory.template allocate<index_t>(n + 2);
-    for (index_t i = 0; i < n; ++i) where[i] = i;
-    where[n] = 0, where[n + 1] = n;
-    pass_type pass{exec, saved_memory, {where, std::size_t(n)}, {where + n, 2}, n};
-    pass.hooks = {&model};
-    pass.mesh = &ranks;
-    model.before_pass();
-    auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
-                                                                  .a = rows_of(as_const(hidden), n - 1, 1),
-                                                                  .b = transposed(model.parameters().head)});
-    saved_memory.release(mark);
+    std::vector<index_t> where(tokens.size()), ends{0, n};
+    for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i);
+    go_through(tokens, {where, ends, n}, [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
+      ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
+                                                                    .a = rows_of(hidden, n - 1, 1),
+                                                                    .b = transposed(last.model.parameters().head)});
+    });
+    ranks.pipeline.broadcast(std::as_writable_bytes(logits), ranks.pipeline.size() - 1);
   }
 
-  /// Logits of every position, and the last step's gradients: for comparison with other implementations.
+  /// Logits of every position, for comparison with other implementations.
   /// @shape tokens [n x sequence_length], logits [n x sequence_length, vocabulary]
-  void all_logits(std::span<std::int32_t const> tokens, matrix_view<float> logits) {
+  void all_logits(std::span<std::int32_t const> tokens, matrix_view<float> logits) requires is_alone {
     check_tokens(tokens);
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
-    auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
-                                                                  .a = as_const(hidden),
-                                                                  .b = transposed(model.parameters().head)});
-    saved_memory.release(mark);
+    go_through(
+        tokens, layout_of(index_t(tokens.size()) / settings.sequence_length),
+        [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
+          ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
+                                                                        .a = hidden,
+                                                                        .b = transposed(last.model.parameters().head)});
+        });
   }
   /// Gradients as the last step left them (scaled by the loss scale under fp16); the layout of `parameter_list`.
-  std::span<float const> last_gradients() const requires is_alone { return model.last_gradients(); }
+  std::span<float const> last_gradients() const requires is_alone { return parts[0].model.last_gradients(); }
 
   config_type const& config() const { return shape; }
   train_options const& options() const { return settings; }
   network_type const& network() const { return net; }
   context_type& context() { return exec; }
   comm::mesh<world_type>& mesh() { return ranks; }
-  std::span<parameter_spec const> parameter_list() const { return model.specs(); }
+  /// The parameters of the whole model, wherever they are.
+  std::span<parameter_spec const> parameter_list() const { return whole; }
   index_t parameter_count() const {
     index_t n = 0;
     for (auto const& s : parameter_list()) n += s.size();
     return n;
   }
   /// Bytes of parameters, gradients and optimizer state that this rank holds, once it has made a step.
-  std::size_t state_bytes() const { return model.bytes(); }
+  std::size_t state_bytes() const {
+    std::size_t n = 0;
+    for (auto const& p : parts) n += p.model.bytes();
+    return n;
+  }
   index_t steps() const { return steps_done; }
   /// Sequences trained on so far: the position in the data.
   index_t samples() const { return samples_done; }
   double step_flops() const { return net.step_flops(double(settings.batch), double(settings.sequence_length)); }
   /// Times that memory was asked from the system: constant after the first step.
-  std::size_t system_allocations() { return saved_memory.system_allocations() + exec.scratch().system_allocations(); }
+  std::size_t system_allocations() {
+    std::size_t n = exec.scratch().system_allocations();
+    for (auto const& p : parts)
+      for (auto const& f : p.flights) n += f.memory.system_allocations();
+    return n;
+  }
 
   /// One parameter of the whole model, or its optimizer state, on every rank: a collective. @shape out [spec.size()]
-  void read(state_kind kind, parameter_spec const& spec, std::span<float> out) { model.read(kind, spec, out); }
+  void read(state_kind kind, parameter_spec const& spec, std::span<float> out) {
+    if (ranks.world.size() == 1) {
+      for (auto& p : parts)
+        p.model.for_each_owned(kind, spec.name, [&](index_t there, float const* from, index_t n) {
+          std::copy_n(from, n, out.data() + there);
+        });
+      return;
+    }
+    // Each element has one owner, so a sum of bits is the bits.
+    constexpr index_t piece = index_t(1) << 20;
+    std::vector<std::int64_t> bits;
+    for (index_t begin = 0, all = index_t(out.size()); begin < all; begin += piece) {
+      parallel::stretch const part{begin, std::min(all, begin + piece)};
+      bits.assign(std::size_t(part.size()), 0);
+      for (auto& p : parts)
+        p.model.for_each_owned(kind, spec.name, [&](index_t there, float const* from, index_t n) {
+          auto const run = parallel::intersection({there, there + n}, part);
+          for (index_t i = run.begin; i < run.end; ++i)
+            bits[std::size_t(i - begin)] = std::bit_cast<std::int32_t>(from[i - there]);
+        });
+      ranks.world.sum(bits);
+      for (std::size_t i = 0; i < bits.size(); ++i)
+        out[std::size_t(begin) + i] = std::bit_cast<float>(std::int32_t(bits[i]));
+    }
+  }
   /// Sets one; `restored()` comes after the last. @shape values [spec.size()]
   void write(state_kind kind, parameter_spec const& spec, std::span<float const> values) {
-    model.write(kind, spec, values);
+    for (auto& p : parts)
+      p.model.for_each_held(kind, spec.name,
+                            [&](index_t there, float* to, index_t n) { std::copy_n(values.data() + there, n, to); });
   }
   /// All of them, one after the other: a collective.
   std::vector<float> values(state_kind kind = state_kind::parameters) {
@@ -229,12 +265,57 @@ class trainer {
     index_t& samples;
   };
   progress_view progress() { return {scaler, steps_done, samples_done}; }
-  void restored() { model.restored(); }
+  void restored() {
+    for (auto& p : parts) p.model.restored();
+  }
 
  private:
   using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
   using pass_type =
       nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks, world_type>;
+
+  using schedule = typename set::pipeline::schedule;
+  static constexpr int chunks_per_rank = parallel::schedule_for<schedule>::chunks;
+
+  /// A micro-batch on its way through a stage: from its forward until its backward, and until its gradient is sent.
+  struct flight {
+    arena memory;
+    typename network_type::template saved<value_type> saved;
+    matrix_view<value_type> input, gradient;  ///< from the stage before, and back to it
+    matrix_view<value_type const> output;
+    index_t micro_batch = none;
+    static constexpr index_t none = -1;
+  };
+  /// A stage of the pipeline that this rank holds, and what is under way in it.
+  struct part {
+    part(trainer& t, int stage, int stages)
+        : net(t.net.stage(first_layer(t, stage, stages),
+                          first_layer(t, stage + 1, stages) - first_layer(t, stage, stages))),
+          model(t.exec, net, t.ranks, t.plan, t.settings.seed) {}
+    static index_t first_layer(trainer const& t, int stage, int stages) { return t.shape.layers * stage / stages; }
+    /// The flight of a micro-batch; a new one when there is none.
+    flight& of(index_t micro_batch) {
+      for (auto& f : flights)
+        if (f.micro_batch == micro_batch) return f;
+      for (auto& f : flights)
+        if (f.micro_batch == flight::none) return f.micro_batch = micro_batch, f;
+      flights.emplace_back().micro_batch = micro_batch;
+      return flights.back();
+    }
+    void land(flight& f) {
+      f.memory.release({});
+      f.input = f.gradient = {}, f.output = {};
+      f.micro_batch = flight::none;
+    }
+    network_type net;
+    rank_state model;
+    std::deque<flight> flights;
+  };
+  /// Where tokens lie in their sequences.
+  struct layout {
+    std::span<index_t const> positions, begins;
+    index_t sequence_length;
+  };
 
   static world_type& alone_world() requires is_alone {
     static world_type world;
@@ -285,6 +366,9 @@ class trainer {
       fail("zero<" + std::to_string(set::zero::stage) + "> adds " + std::to_string(groups * micro) +
            " sequences over ranks before it accumulates, which is no node of the summation tree. "
            "Fix: a power of two, accumulate 1, or zero<1>.");
+    if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
+      fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
+           " stages of the pipeline. Fix: at most one stage per layer.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
     if (o.threads == 0) o.threads = std::max(1, int(std::thread::hardware_concurrency()) / ranks.world.ranks_here());
     if (o.threads < 1 || o.threads > 1024)
@@ -300,47 +384,151 @@ class trainer {
     for (std::size_t t = 0; t < positions.size(); ++t) positions[t] = index_t(t) % length;
     for (index_t s = 0; s <= plan.micro; ++s) begins.push_back(s * length);
   }
-  pass_type make_pass(index_t samples, index_t micro, bool training) {
-    auto const tokens = std::size_t(samples * settings.sequence_length);
-    return {exec,
-            saved_memory,
-            std::span<index_t const>(positions).first(tokens),
-            std::span<index_t const>(begins).first(std::size_t(samples) + 1),
-            settings.sequence_length,
-            std::uint64_t(samples_done + plan.number(micro) * plan.micro),
-            settings.seed,
-            std::uint64_t(steps_done),
-            training,
-            {&model, training},
+  layout layout_of(index_t samples) const {
+    return {std::span(positions).first(std::size_t(samples * settings.sequence_length)),
+            std::span(begins).first(std::size_t(samples) + 1), settings.sequence_length};
+  }
+  pass_type make_pass(part& p, flight& f, layout const& where) {
+    return {exec,  f.memory,      where.positions,           where.begins, where.sequence_length,
+            0,     settings.seed, std::uint64_t(steps_done), false,        {&p.model},
             &ranks};
   }
-  void micro_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t micro,
-                   float scale, exact_sum& loss, exact_sum& auxiliary) {
-    model.before_pass();
-    auto const& gradients = model.next_gradients(net);
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(plan.micro, micro, true);
-    pass.auxiliary_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
-    pass.auxiliary_loss = &auxiliary;
-    auto const& p = model.parameters();
-    auto const hidden = net.forward(pass, p, tokens, saved, model.lends_gradients() ? &gradients : nullptr);
-    float* const losses = saved_memory.template allocate<float>(pass.tokens());
-    auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
-    net.head_loss(pass, p, &gradients, as_const(hidden), targets, losses, scale, d_hidden);
-    net.backward(pass, p, gradients, saved, tokens, d_hidden, model.table_gradient(gradients.embedding.tokens));
-    model.end_micro_batch();
-    add_losses(targets, losses, loss);
-    saved_memory.release(mark);
+  pass_type training_pass(part& p, flight& f, float sequence_scale) {
+    auto pass = make_pass(p, f, layout_of(plan.micro));
+    pass.training = pass.hooks.writes_gradients = true;
+    pass.first_sample = std::uint64_t(samples_done + plan.number(f.micro_batch) * plan.micro);
+    pass.auxiliary_scale = sequence_scale;
+    pass.auxiliary_loss = &sums.auxiliary;
+    return pass;
+  }
+  /// The tokens of a micro-batch, of all that a step has.
+  std::span<std::int32_t const> of_micro_batch(std::span<std::int32_t const> all, index_t micro_batch) const {
+    return all.subspan(std::size_t(plan.number(micro_batch) * micro_tokens()), std::size_t(micro_tokens()));
+  }
+
+  // ---- what a schedule consists of
+
+  void run(parallel::instruction const& i, std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets,
+           float scale) {
+    if (i.what == parallel::action::exchange) return exchange(i);
+    auto const m = index_t(i.micro_batch);
+    if (i.what == parallel::action::forward) forward(i.chunk, m, of_micro_batch(tokens, m));
+    else backward(i.chunk, m, of_micro_batch(tokens, m), of_micro_batch(targets, m), scale);
+  }
+  void forward(int chunk, index_t micro_batch, std::span<std::int32_t const> tokens) {
+    part& p = parts[std::size_t(chunk)];
+    flight& f = p.of(micro_batch);
+    p.model.before_pass();
+    auto pass = training_pass(p, f, 0);
+    matrix_view<value_type const> input = f.input;
+    if (!p.net.has_embedding && input.empty()) input = parts[std::size_t(chunk) - 1].of(micro_batch).output;
+    f.output = p.net.forward(pass, p.model.parameters(), tokens, input, f.saved,
+                             lends_gradients() ? &p.model.next_gradients() : nullptr);
+  }
+  /// Activations may lie in the gradients when backward comes right behind forward.
+  bool lends_gradients() const {
+    return std::same_as<schedule, one_f_one_b> && ranks.pipeline.size() == 1 && rank_state::lends_gradients();
+  }
+  void backward(int chunk, index_t micro_batch, std::span<std::int32_t const> tokens,
+                std::span<std::int32_t const> targets, float scale) {
+    part& p = parts[std::size_t(chunk)];
+    flight& f = p.of(micro_batch);
+    float const sequence_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
+    auto pass = training_pass(p, f, sequence_scale);
+    auto const& gradients = p.model.next_gradients();
+    if (p.net.has_head) {
+      float* const losses = f.memory.template allocate<float>(pass.tokens());
+      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      p.net.head_loss(pass, p.model.parameters(), &gradients, f.output, targets, losses, scale, f.gradient);
+      add_losses(targets, losses, sums.loss);
+    } else if (f.gradient.empty()) {  // the next stage is here, too
+      part& next = parts[std::size_t(chunk) + 1];
+      flight& behind = next.of(micro_batch);
+      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      std::copy_n(behind.gradient.data(), f.gradient.size(), f.gradient.data());
+      next.land(behind);
+    }
+    p.net.backward(pass, p.model.parameters(), gradients, f.saved, tokens, f.gradient,
+                   p.model.table_gradient(gradients.embedding.tokens));
+    p.model.end_micro_batch();
+    if (p.net.has_embedding) p.land(f);
+  }
+  void exchange(parallel::instruction const& i) {
+    std::vector<comm::transfer> transfers;
+    for (auto const& t : i.transfers) {
+      flight& f = parts[std::size_t(t.chunk)].of(t.micro_batch);
+      bool const sends = t.way == parallel::direction::send, activation = t.what == parallel::payload::activation;
+      matrix_view<value_type>& received = activation ? f.input : f.gradient;
+      if (!sends) received = f.memory.template allocate_matrix<value_type>(micro_tokens(), net.width());
+      auto const* const data = sends && activation ? f.output.data() : received.data();
+      transfers.push_back({t.peer, sends, const_cast<value_type*>(data),
+                           std::size_t(micro_tokens() * net.width()) * sizeof(value_type)});
+    }
+    ranks.pipeline.exchange(transfers);
+    for (auto const& t : i.transfers)
+      if (t.way == parallel::direction::send && t.what == parallel::payload::gradient) {
+        part& p = parts[std::size_t(t.chunk)];
+        p.land(p.of(t.micro_batch));
+      }
+  }
+  /// The two gradients of a table that is embedding in the first stage and head in the last are added in both.
+  void add_shared_table() {
+    std::span<float> gradient[2];
+    for (auto& p : parts)
+      if (auto const g = p.model.shared_table_gradient(); !g.empty()) gradient[p.net.has_head] = g;
+    auto const add = [&](std::span<float> to, float const* other) {
+      ops::add(exec, ops::add_args<float, float>{to.data(), other, index_t(to.size())});
+    };
+    if (!gradient[0].empty() && !gradient[1].empty()) {
+      add(gradient[0], gradient[1].data());
+      std::copy(gradient[0].begin(), gradient[0].end(), gradient[1].begin());
+    } else if (auto const mine = gradient[0].empty() ? gradient[1] : gradient[0]; !mine.empty()) {
+      std::vector<float> other(mine.size());
+      int const peer = gradient[0].empty() ? 0 : ranks.pipeline.size() - 1;
+      comm::transfer const both[] = {{peer, true, mine.data(), mine.size_bytes()},
+                                     {peer, false, other.data(), mine.size_bytes()}};
+      ranks.pipeline.exchange(both);
+      add(mine, other.data());
+    }
+  }
+
+  /// Tokens through all stages, without gradients; at_head(part, pass, hidden states) on the ranks that have the head.
+  template <class AtHead>
+  void go_through(std::span<std::int32_t const> tokens, layout const& where, AtHead&& at_head) {
+    int const stages = ranks.pipeline.size(), rank = ranks.pipeline.rank();
+    index_t const n = index_t(tokens.size());
+    auto const move = [&](int peer, bool sends, value_type const* data) {
+      comm::transfer const one{peer, sends, const_cast<value_type*>(data),
+                               std::size_t(n * net.width()) * sizeof(value_type)};
+      ranks.pipeline.exchange({&one, 1});
+    };
+    for (std::size_t c = 0; c < parts.size(); ++c) {
+      part& p = parts[c];
+      flight& f = p.of(0);
+      p.model.before_pass();
+      auto pass = make_pass(p, f, where);
+      matrix_view<value_type const> input;
+      if (!p.net.has_embedding && stages > 1) {
+        f.input = pass.template allocate<value_type>(net.width(), true);
+        move((rank + stages - 1) % stages, false, f.input.data());
+        input = f.input;
+      } else if (!p.net.has_embedding) {
+        input = parts[c - 1].of(0).output;
+      }
+      f.output = p.net.forward(pass, p.model.parameters(), tokens, input, f.saved);
+      if (p.net.has_head) at_head(p, pass, f.output);
+      else if (stages > 1) move((rank + 1) % stages, true, f.output.data());
+    }
+    for (auto& p : parts) p.land(p.of(0));
   }
   void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, exact_sum* sum) {
-    model.before_pass();
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
-    auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
-    float* const losses = saved_memory.template allocate<float>(pass.tokens());
-    net.head_loss(pass, model.parameters(), nullptr, as_const(hidden), targets, losses, 0, matrix_view<value_type>{});
-    if (sum) add_losses(targets, losses, *sum);
-    saved_memory.release(mark);
+    go_through(tokens, layout_of(index_t(tokens.size()) / settings.sequence_length),
+               [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
+                 float* const losses = pass.saved.template allocate<float>(pass.tokens());
+                 last.net.head_loss(pass, last.model.parameters(), nullptr, hidden, targets, losses, 0,
+                                    matrix_view<value_type>{});
+                 if (sum) add_losses(targets, losses, *sum);
+               });
   }
   static void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) {
     for (std::size_t t = 0; t < targets.size(); ++t)
@@ -357,7 +545,7 @@ class trainer {
     r.learning_rate = settings.learning_rate * settings.schedule.factor(steps_done - 1);
     if (r.skipped) return;
     if (settings.clip > 0 && norm > double(settings.clip)) scale = float(double(scale) * double(settings.clip) / norm);
-    model.update(settings.optimizer, r.learning_rate, steps_done, scale);
+    for (auto& p : parts) p.model.update(settings.optimizer, r.learning_rate, steps_done, scale);
   }
   void check_tokens(std::span<std::int32_t const> tokens) const {
     for (auto t : tokens)
@@ -383,10 +571,13 @@ class trainer {
   network_type net;
   context_type exec;
   parallel::sample_plan plan;
-  rank_state model;
-  typename network_type::template saved<value_type> saved;
-  arena saved_memory;
+  parallel::program work;
+  std::vector<parameter_spec> whole;
+  std::deque<part> parts;
   std::vector<index_t> positions, begins;
+  struct {
+    exact_sum loss, auxiliary, squares;
+  } sums;  ///< of this step
   optim::loss_scale scaler;
   index_t steps_done = 0, samples_done = 0;
 };
