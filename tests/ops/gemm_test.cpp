@@ -211,11 +211,13 @@ TEST_CASE("gemm: ranks that hold whole leaves, added as a tree, give the bits of
 TEST_CASE("gemm: close to float64") {
   owned<float> a(61, 300, stored::row_major, "a"), b(300, 45, stored::column_major, "b"), c(61, 45, stored::row_major);
   exec::host_context ctx(1);
-  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = 16});
-  for (index_t i = 0; i < 61; ++i)
-    for (index_t j = 0; j < 45; ++j)
-      CHECK(std::abs(c.view(i, j) - ref::gemm_element<float, float>(a.view, b.view, i, j)) <=
-            40 * 0x1p-24 * ref::gemm_magnitude<float, float>(a.view, b.view, i, j));
+  for (auto const& pieces : {std::vector<ops::k_piece>{{300, 16}}, {{201, 16}, {50, 4}, {49, 4}}}) {
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .pieces = pieces});
+    for (index_t i = 0; i < 61; ++i)
+      for (index_t j = 0; j < 45; ++j)
+        CHECK(std::abs(c.view(i, j) - ref::gemm_element<float, float>(a.view, b.view, i, j)) <=
+              40 * 0x1p-24 * ref::gemm_magnitude<float, float>(a.view, b.view, i, j));
+  }
 }
 
 TEST_CASE_TEMPLATE("gemm: element types mix", T, float, bf16, fp16) {

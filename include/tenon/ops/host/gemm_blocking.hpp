@@ -63,7 +63,7 @@ constexpr std::uint64_t gemm_nodes_to_add(std::uint64_t q, bool last) { return l
 /// How the work is cut for caches and threads. Changes time, never a bit of the result.
 struct gemm_plan {
   static constexpr index_t packed_a_values = index_t(3) << 19;  ///< 6 MiB: in L3
-  static constexpr index_t least_range = 22 * gemm_tile::rows;
+  static constexpr index_t least_range = 44 * gemm_tile::rows;
   static constexpr index_t most_block_n = 8 * gemm_tile::cols;
   static constexpr index_t least_block_n = 3 * gemm_tile::cols;
   static constexpr index_t chunk_panels = 20;  ///< row panels that are in L2 at a time, packed, with their state
