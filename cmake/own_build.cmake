@@ -37,6 +37,16 @@ endif()
 set(TENON_COMPILE_FLAGS -std=c++20 -pthread -ffp-contract=off ${tenon_arch_flags} ${TENON_WARNING_FLAGS}
   -I${PROJECT_SOURCE_DIR}/include)
 
+# Sets `out` to the target of a file's line `// links: target`, and to FALSE when there is no such target here.
+function(tenon_links out file)
+  file(STRINGS ${file} links LIMIT_INPUT 2000 REGEX "^// links: ")
+  string(REGEX REPLACE "^// links: +" "" links "${links}")
+  if(links AND NOT TARGET ${links})
+    set(links FALSE)
+  endif()
+  set(${out} "${links}" PARENT_SCOPE)
+endfunction()
+
 find_program(TENON_CCACHE ccache)
 if(TENON_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${TENON_CCACHE})

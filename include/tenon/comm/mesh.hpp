@@ -6,6 +6,7 @@
 #include <charconv>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <tenon/comm/check.hpp>
 #include <tenon/comm/communicator.hpp>
@@ -22,10 +23,8 @@ struct mesh_shape {
 };
 
 namespace detail {
-struct mesh_axis {
-  char const* name;
-  int mesh_shape::*ranks;
-};
+// Name and member. (nvcc writes a struct's own pointer to member in a way that g++ warns of.)
+using mesh_axis = std::pair<char const*, int mesh_shape::*>;
 inline constexpr std::array<mesh_axis, 5> mesh_axes{{{"data", &mesh_shape::data},
                                                      {"tensor", &mesh_shape::tensor},
                                                      {"context", &mesh_shape::context},
@@ -37,9 +36,12 @@ inline constexpr int most_ranks_of_axis = 4096;
 /// "data=2,tensor=2"; "data=1" for one rank.
 inline std::string to_string(mesh_shape const& shape) {
   std::string text;
-  for (auto const& axis : detail::mesh_axes)
-    if (int const n = shape.*axis.ranks; n != 1)
-      text += (text.empty() ? "" : ",") + std::string(axis.name) + "=" + std::to_string(n);
+  for (auto const& [name, ranks] : detail::mesh_axes)
+    if (shape.*ranks != 1) {
+      if (!text.empty()) text += ',';
+      (text += name) += '=';
+      text += std::to_string(shape.*ranks);
+    }
   return text.empty() ? "data=1" : text;
 }
 
@@ -53,13 +55,13 @@ inline mesh_shape parse_mesh(std::string_view text) {
     std::string_view const name = part.substr(0, part.find('='));
     std::string_view const number = part.substr(std::min(name.size() + 1, part.size()));
     std::size_t at = 0;
-    while (at < seen.size() && name != detail::mesh_axes[at].name) ++at;
+    while (at < seen.size() && name != detail::mesh_axes[at].first) ++at;
     if (at == seen.size())
       refuse("'" + std::string(name) +
              "' is no axis. Fix: data, tensor, context, pipeline or expert, as in data=2,tensor=2.");
     if (seen[at]) refuse(std::string(name) + " is given twice. Fix: once each.");
     seen[at] = true;
-    int& n = shape.*detail::mesh_axes[at].ranks;
+    int& n = shape.*detail::mesh_axes[at].second;
     auto const [end, code] = std::from_chars(number.data(), number.data() + number.size(), n);
     if (code != std::errc() || end != number.data() + number.size() || n < 1 || n > detail::most_ranks_of_axis)
       refuse(std::string(name) + " is '" + std::string(number) + "'. Fix: a whole number from 1 to " +
@@ -95,9 +97,9 @@ class mesh {
   };
   struct place {
     place(C& world, mesh_shape const& shape) : all(world.rank()) {
-      for (auto const& axis : detail::mesh_axes)
-        if (shape.*axis.ranks < 1)
-          throw argument_error("the mesh has " + std::to_string(shape.*axis.ranks) + " ranks along " + axis.name +
+      for (auto const& [name, ranks] : detail::mesh_axes)
+        if (shape.*ranks < 1)
+          throw argument_error("the mesh has " + std::to_string(shape.*ranks) + " ranks along " + name +
                                ". Fix: at least 1.");
       if (shape.size() != world.size())
         throw argument_error("the mesh " + to_string(shape) + " takes " + std::to_string(shape.size()) +

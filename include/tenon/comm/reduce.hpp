@@ -81,7 +81,7 @@ class node_sum {
   };
   template <class Finish>
   void add_stretch(std::span<float const* const> vectors, std::size_t begin, std::size_t end, Finish& finish) const {
-    constexpr std::size_t most = 32;  // what waits for a sibling has ever lower levels
+    constexpr std::size_t most = 32;
     std::array<pending, most> stack;
     std::array<std::array<float, stretch>, most> buffers;  // one per place of the stack
     std::size_t depth = 0;
@@ -94,9 +94,8 @@ class node_sum {
     };
     for (std::size_t v = 0; v < nodes.size(); ++v) {
       stack[depth++] = {nodes[v], vectors[v] + begin};
-      while (depth > 1 && stack[depth - 2].node.level == stack[depth - 1].node.level &&
-             stack[depth - 2].node.index % 2 == 0)
-        add_top();
+      // What is pending has ever lower levels and even indices: an equal level is a sibling.
+      while (depth > 1 && stack[depth - 2].node.level == stack[depth - 1].node.level) add_top();
     }
     while (depth > 1) add_top();
     finish(begin, end, stack[0].values);
@@ -120,10 +119,23 @@ void reduce_scatter(C& c, float const* mine, float* out, std::span<std::size_t c
 /// data[i] = the sum over ranks of data[i], on every rank.
 template <Communicator C>
 void all_reduce(C& c, std::span<float> data) {
+  constexpr std::size_t few = 2048;  // so few that two messages take longer than sending everything to all
   if (c.size() == 1) return;
   if constexpr (requires { c.all_reduce(data); }) return c.all_reduce(data);
-  auto cuts = even_cuts(data.size(), c.size(), std::size_t(lanes));
-  reduce_scatter(c, data.data(), data.data() + cuts[std::size_t(c.rank())], cuts);
+  std::size_t const ranks = std::size_t(c.size()), me = std::size_t(c.rank()), n = data.size();
+  if (n <= few) {
+    std::vector<float> all(ranks * n);
+    std::vector<float const*> vectors;
+    std::vector<std::size_t> cuts;
+    for (std::size_t p = 0; p < ranks; ++p) vectors.push_back(all.data() + p * n);
+    for (std::size_t p = 0; p <= ranks; ++p) cuts.push_back(p * n * sizeof(float));
+    std::copy(data.begin(), data.end(), all.begin() + std::ptrdiff_t(me * n));
+    c.all_gather(std::as_writable_bytes(std::span(all)), cuts);
+    node_sum const sum(c.size());
+    return sum(data.data(), vectors, n);
+  }
+  auto cuts = even_cuts(n, c.size(), std::size_t(lanes));
+  reduce_scatter(c, data.data(), data.data() + cuts[me], cuts);
   for (auto& at : cuts) at *= sizeof(float);
   c.all_gather(std::as_writable_bytes(data), cuts);
 }
