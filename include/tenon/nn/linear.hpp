@@ -2,14 +2,20 @@
 #pragma once
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/ops/elementwise.hpp>
 #include <tenon/ops/gemm.hpp>
 
 namespace tenon::nn {
 
+/// What of a matrix tensor parallelism cuts.
+enum class matrix_cut { none, outputs, inputs };
+
 /// y = x W^T + b.
 /// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input), those
 /// over the output features (the input gradient) by `out_pieces`.
+/// Under tensor parallelism a rank holds some output features, and the input gradient is summed over ranks; or some
+/// input features, and y is summed. The bias of the latter is on every rank.
 /// @shape x [t, in]  W [out, in]  b [out]  y [t, out]   @test tests/nn/linear_test.cpp
 struct linear {
   index_t in = 0;
@@ -18,16 +24,41 @@ struct linear {
   index_t in_leaf = 0;
   std::vector<ops::k_piece> out_pieces{};  ///< empty: not cut
   float stddev = 0.02f;
+  matrix_cut cut = matrix_cut::none;
+  column_range columns{};  ///< of the whole matrix, when the inputs are cut
 
   template <class T>
   struct parameters {
     matrix_view<T> weight;
     T* bias = nullptr;
   };
+  /// Keeps the output features of one rank: some leaves of each of `out_pieces`.   @error see share_of_rank
+  void shard_outputs(int rank, int ranks) {
+    if (out_pieces.empty()) out_pieces.push_back({out(), 0});
+    for (auto& piece : pieces) piece.whole_rows = piece.rows, piece.rows = 0;
+    auto piece = pieces.begin();
+    index_t row = 0;  // of the whole piece
+    for (auto& k : out_pieces) {
+      if (row == piece->whole_rows) ++piece, row = 0;
+      auto const share = share_of_rank(piece->name, k.rows, k.leaf, rank, ranks);
+      piece->held.push_back({row + share.first, share.count});
+      piece->rows += share.count;
+      row += k.rows;
+      k.rows = share.count;
+    }
+    cut = matrix_cut::outputs;
+  }
+  /// Keeps the input features of one rank.   @error see share_of_rank
+  void shard_inputs(int rank, int ranks) {
+    auto const share = share_of_rank("the input of " + pieces[0].name, in, in_leaf, rank, ranks);
+    columns = {share.first, in};
+    in = share.count;
+    cut = matrix_cut::inputs;
+  }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
-    p.weight = b.matrix(pieces, ".weight", in, {stddev});
+    p.weight = b.matrix(pieces, ".weight", in, {stddev}, parameter_kind::matrix, columns);
     if (has_bias) p.bias = b.bias(pieces);
     return p;
   }
@@ -37,7 +68,7 @@ struct linear {
     return n;
   }
 
-  /// What is fused behind the product: y = residual + activation(x W^T + b).
+  /// What is fused behind the product: y = residual + activation(x W^T + b). No activation behind a sum over ranks.
   template <class T>
   struct epilogue {
     matrix_view<T const> residual{};
@@ -48,6 +79,14 @@ struct linear {
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y,
                epilogue<T> const& after = {}) const {
     arena_scope scope(pass.exec.scratch());
+    if (pass.tensor_ranks() > 1 && cut == matrix_cut::inputs) {
+      auto const partial = pass.exec.scratch().template allocate_matrix<float>(y.extent(0), out());
+      partial_sum(partial, in, [&] {
+        ops::gemm(pass.exec,
+                  ops::gemm_args<float, T, T>{.c = partial, .a = x, .b = transposed(p.weight), .leaf = in_leaf});
+      });
+      return sum_over_tensor_ranks(pass, as_const(partial), y, pass.as_float(p.bias, out()), after.residual);
+    }
     ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = y,
                                                  .a = x,
                                                  .b = transposed(p.weight),
@@ -67,6 +106,14 @@ struct linear {
       ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = g.weight, .a = transposed(d_y), .b = x, .leaf = leaf});
     if (has_bias) ops::column_sum(pass.exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias, .leaf = leaf});
     if (d_x.empty()) return;
+    if (pass.tensor_ranks() > 1 && cut == matrix_cut::outputs) {
+      arena_scope scope(pass.exec.scratch());
+      auto const partial = pass.exec.scratch().template allocate_matrix<float>(d_x.extent(0), in);
+      partial_sum(partial, out(), [&] {
+        ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = partial, .a = d_y, .b = p.weight, .pieces = out_pieces});
+      });
+      return sum_over_tensor_ranks(pass, as_const(partial), d_x);
+    }
     ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = d_x, .a = d_y, .b = p.weight, .pieces = out_pieces});
   }
 };

@@ -57,6 +57,11 @@ struct moe {
       }));
     return p;
   }
+  /// Keeps the hidden features of one rank of tensor parallelism, of every expert; the router is on all ranks.
+  void shard(int rank, int ranks) {
+    up.shard_outputs(rank, ranks);
+    down.shard_inputs(rank, ranks);
+  }
   /// Weights that one token meets.
   double active_weights() const {
     return double(experts * up.in) + double(slots) * double(up.in * up.out() + down.in * down.out());
