@@ -9,6 +9,7 @@
 #include <tenon/comm/threads.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 #include <tenon/train/trainer.hpp>
 
 namespace {
@@ -19,6 +20,17 @@ constexpr llama_config llama_shape{
     .layers = 3, .width = 48, .heads = 6, .kv_heads = 2, .hidden = 80, .context = 40, .vocabulary = 67};
 using gpt = models::gpt2<gpt_shape>;
 using llama = models::llama<llama_shape>;
+constexpr mixtral_config mixtral_shape{.layers = 3,
+                                       .width = 48,
+                                       .heads = 6,
+                                       .kv_heads = 2,
+                                       .hidden = 32,
+                                       .context = 40,
+                                       .vocabulary = 67,
+                                       .experts = 4,
+                                       .experts_per_token = 2,
+                                       .auxiliary_weight = 0.02f};
+using mixtral = models::mixtral<mixtral_shape>;
 constexpr index_t length = 32;
 
 /// A text with structure, some of whose targets are left out.
@@ -112,7 +124,7 @@ TEST_CASE("mixed precision, memory policies and other update rules on a mesh") {
   CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_selective, data<2>, zero<3>>({.data = 2}, 8, 2));
 }
 
-TEST_CASE_TEMPLATE("every pipeline schedule gives the bits of one rank", Model, gpt, llama) {
+TEST_CASE_TEMPLATE("every pipeline schedule gives the bits of one rank", Model, gpt, llama, mixtral) {
   auto const expected = alone<Model>(24);
   for (int stages : {1, 2, 3})
     for (index_t accumulate : {3, 6, 12}) {
@@ -121,7 +133,11 @@ TEST_CASE_TEMPLATE("every pipeline schedule gives the bits of one rank", Model, 
       comm::mesh_shape const mesh{.pipeline = stages};
       CHECK(expected == on_mesh<Model, pipeline<dynamic, gpipe>>(mesh, 24, accumulate));
       CHECK(expected == on_mesh<Model, pipeline<dynamic>>(mesh, 24, accumulate));
+      CHECK(expected == on_mesh<Model, pipeline<dynamic, zero_bubble>>(mesh, 24, accumulate));
     }
+  CHECK(expected == on_mesh<Model, pipeline<dynamic, zero_bubble>, memory::recompute_full>({.pipeline = 3}, 24, 6));
+  CHECK(expected ==
+        on_mesh<Model, pipeline<dynamic, zero_bubble>, memory::recompute_selective>({.pipeline = 2}, 24, 6));
   CHECK(expected == on_mesh<Model, pipeline<dynamic>, data<2>, zero<1>>({.data = 2, .pipeline = 3}, 24, 3));
 }
 

@@ -187,7 +187,7 @@ struct repeat {
       }
       layers[i].backward(pass, p.layers[i], g.layers[i], s.layers[i], d);
       pass.saved.release(mark);
-      pass.hooks.after_backward(index_t(i));
+      pass.after_backward(index_t(i));
     }
   }
 };

@@ -101,10 +101,13 @@ struct linear {
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, matrix_view<T const> x,
                 matrix_view<T const> d_y, matrix_view<T> d_x) const {
-    index_t const leaf = pass.token_leaf();
-    if (!g.weight.empty())
-      ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = g.weight, .a = transposed(d_y), .b = x, .leaf = leaf});
-    if (has_bias) ops::column_sum(pass.exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias, .leaf = leaf});
+    if (!g.weight.empty() || g.bias)
+      pass.weight_gradients([g, leaf = pass.token_leaf(), x = pass.for_later(x, true),
+                             d_y = pass.for_later(d_y, false)](auto& exec, index_t moved) {
+        if (auto const w = moved_by(g.weight, moved); !w.empty())
+          ops::gemm(exec, ops::gemm_args<float, T, T>{.c = w, .a = transposed(d_y), .b = x, .leaf = leaf});
+        if (g.bias) ops::column_sum(exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias + moved, .leaf = leaf});
+      });
     if (d_x.empty()) return;
     if (pass.tensor_ranks() > 1 && cut == matrix_cut::outputs) {
       arena_scope scope(pass.exec.scratch());

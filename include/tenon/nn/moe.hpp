@@ -212,15 +212,19 @@ struct moe {
   static void weight_gradient(Pass& pass, leaf_rows const& order, matrix_view<T> x, matrix_view<T> d_y,
                               matrix_view<float> d_weight) {
     arena_scope scope(pass.exec.scratch());
-    auto const in_leaves = [&](matrix_view<T> m) {
-      auto const out = pass.exec.scratch().template allocate_matrix<T>(index_t(order.rows.size()), m.extent(1));
+    auto const in_leaves = [&](matrix_view<T> m) -> matrix_view<T const> {
+      arena& memory = pass.deferred ? pass.deferred->memory : pass.exec.scratch();
+      auto const out = memory.template allocate_matrix<T>(index_t(order.rows.size()), m.extent(1));
       ops::dispatch(pass.exec, ops::dispatch_args<T>{.x = m, .rows = order.rows, .out = out});
       return out;
     };
-    ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = d_weight,
-                                                     .a = transposed(in_leaves(d_y)),
-                                                     .b = in_leaves(x),
-                                                     .leaf = order.leaf});
+    auto const rows_of_x = in_leaves(x), rows_of_d_y = in_leaves(d_y);
+    pass.weight_gradients([=, leaf = order.leaf](auto& exec, index_t moved) {
+      ops::gemm(exec, ops::gemm_args<float, T, T>{.c = moved_by(d_weight, moved),
+                                                  .a = transposed(rows_of_d_y),
+                                                  .b = rows_of_x,
+                                                  .leaf = leaf});
+    });
   }
 
   template <class Pass, class T>
@@ -237,9 +241,12 @@ struct moe {
                                                             .balance = balance});
     if (balance)
       for (index_t i = 0; i < sequences; ++i) pass.auxiliary_loss->add(double(auxiliary_weight) * balance[i]);
-    ops::gemm(
-        pass.exec,
-        ops::gemm_args<float, float, T>{.c = g.router, .a = transposed(d_logits), .b = x, .leaf = pass.token_leaf()});
+    pass.weight_gradients([=, d = pass.for_later(as_const(d_logits), false), x = pass.for_later(x, false),
+                           leaf = pass.token_leaf()](auto& exec, index_t moved) {
+      ops::gemm(
+          exec,
+          ops::gemm_args<float, float, T>{.c = moved_by(g.router, moved), .a = transposed(d), .b = x, .leaf = leaf});
+    });
     ops::gemm(pass.exec, ops::gemm_args<float, float, T>{.c = d_x, .a = d_logits, .b = p.router});
   }
 };

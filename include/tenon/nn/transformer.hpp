@@ -95,17 +95,25 @@ struct transformer {
   void head_loss(Pass& pass, parameters<T const> const& p, parameters<float> const* gradients,
                  matrix_view<T const> hidden, std::span<std::int32_t const> targets, float* losses,
                  float gradient_scale, matrix_view<T> d_hidden) const {
-    ops::linear_cross_entropy(
-        pass.exec, ops::linear_cross_entropy_args<T>{.hidden = hidden,
-                                                     .weight = p.head,
-                                                     .targets = targets,
-                                                     .losses = losses,
-                                                     .d_hidden = d_hidden,
-                                                     .d_weight = gradients ? gradients->head : matrix_view<float>{},
-                                                     .gradient_scale = gradient_scale,
-                                                     .leaf_tokens = pass.token_leaf(),
-                                                     .leaf_vocabulary = Pass::arithmetic::feature_leaf(vocabulary()),
-                                                     .soft_cap = soft_cap});
+    ops::linear_cross_entropy_args<T> args{.hidden = hidden,
+                                           .weight = p.head,
+                                           .targets = targets,
+                                           .losses = losses,
+                                           .d_hidden = d_hidden,
+                                           .d_weight = gradients ? gradients->head : matrix_view<float>{},
+                                           .gradient_scale = gradient_scale,
+                                           .leaf_tokens = pass.token_leaf(),
+                                           .leaf_vocabulary = Pass::arithmetic::feature_leaf(vocabulary()),
+                                           .soft_cap = soft_cap};
+    if (pass.deferred && gradients) {  // the logits once more is less than to keep them, or the table's gradient
+      pass.weight_gradients([args](auto& exec, index_t moved) mutable {
+        args.losses = nullptr, args.d_hidden = {};
+        args.d_weight = moved_by(args.d_weight, moved);
+        ops::linear_cross_entropy(exec, args);
+      });
+      args.d_weight = {};
+    }
+    ops::linear_cross_entropy(pass.exec, args);
   }
 
   /// Gradients of everything before the head; `d` is d_hidden on entry, that of `x` (where there is no embedding) on
@@ -116,13 +124,17 @@ struct transformer {
     if (has_head)
       final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{},
                           d);
-    pass.hooks.after_backward(index_t(layers.layers.size()));
+    pass.after_backward(index_t(layers.layers.size()));
     layers.backward(pass, p.layers, g.layers, s.layers, d);
     if (!has_embedding) return;
     drop(pass, d);
     bool const apart = !embedding_gradient.empty();
-    embedding.backward(pass, g.embedding, tokens, as_const(d), apart ? embedding_gradient : g.embedding.tokens,
-                       tied && has_head && !apart);
+    pass.weight_gradients([this, pass, g = g.embedding, tokens, d = pass.for_later(as_const(d), false),
+                           table = apart ? embedding_gradient : g.embedding.tokens,
+                           accumulate = tied && has_head && !apart](auto&, index_t moved) mutable {
+      token_embedding::parameters<float> const to{moved_by(g.tokens, moved), moved_by(g.positions, moved)};
+      embedding.backward(pass, to, tokens, d, moved_by(table, moved), accumulate);
+    });
   }
 
   /// Floating point operations of forward and backward over `samples` sequences, as papers count them: matrix products

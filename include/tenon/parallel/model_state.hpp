@@ -104,6 +104,8 @@ class model_state {
     }
     return whole->next().bound;
   }
+  /// Where those begin: from one micro-batch to the next all of them move by the same distance.
+  float* gradients_begin() { return plan.eager ? written->memory[0].data() : whole->next().values.data(); }
   /// Until backward writes them, gradients of layers that come before are free memory (docs/decisions/0005).
   static constexpr bool lends_gradients() { return stage < 2; }
   /// Where the embedding's gradient goes when the head shares its table; empty: it is added to the head's.

@@ -277,12 +277,15 @@ class trainer {
   using schedule = typename set::pipeline::schedule;
   static constexpr int chunks_per_rank = parallel::schedule_for<schedule>::chunks;
 
-  /// A micro-batch on its way through a stage: from its forward until its backward, and until its gradient is sent.
+  /// A micro-batch on its way through a stage: from its forward until all gradients are made and the input's is sent.
   struct flight {
     arena memory;
     typename network_type::template saved<value_type> saved;
     matrix_view<value_type> input, gradient;  ///< from the stage before, and back to it
     matrix_view<value_type const> output;
+    nn::deferred_gradients<context_type> deferred;
+    float* gradients_begin = nullptr;  ///< when weight gradients were put off
+    bool owes_weights = false, owes_input = false;
     index_t micro_batch = none;
     static constexpr index_t none = -1;
   };
@@ -302,7 +305,9 @@ class trainer {
       flights.emplace_back().micro_batch = micro_batch;
       return flights.back();
     }
+    /// Ends a flight, unless something is left to do.
     void land(flight& f) {
+      if (f.owes_weights || f.owes_input) return;
       f.memory.release({});
       f.input = f.gradient = {}, f.output = {};
       f.micro_batch = flight::none;
@@ -412,8 +417,11 @@ class trainer {
            float scale) {
     if (i.what == parallel::action::exchange) return exchange(i);
     auto const m = index_t(i.micro_batch);
-    if (i.what == parallel::action::forward) forward(i.chunk, m, of_micro_batch(tokens, m));
-    else backward(i.chunk, m, of_micro_batch(tokens, m), of_micro_batch(targets, m), scale);
+    if (i.what == parallel::action::forward) return forward(i.chunk, m, of_micro_batch(tokens, m));
+    if (i.what != parallel::action::weight_backward)
+      backward(i.chunk, m, of_micro_batch(tokens, m), of_micro_batch(targets, m), scale,
+               i.what == parallel::action::input_backward);
+    if (i.what != parallel::action::input_backward) finish_weights(i.chunk, m);
   }
   void forward(int chunk, index_t micro_batch, std::span<std::int32_t const> tokens) {
     part& p = parts[std::size_t(chunk)];
@@ -430,12 +438,15 @@ class trainer {
     return std::same_as<schedule, one_f_one_b> && ranks.pipeline.size() == 1 && rank_state::lends_gradients();
   }
   void backward(int chunk, index_t micro_batch, std::span<std::int32_t const> tokens,
-                std::span<std::int32_t const> targets, float scale) {
+                std::span<std::int32_t const> targets, float scale, bool defers) {
     part& p = parts[std::size_t(chunk)];
     flight& f = p.of(micro_batch);
     float const sequence_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
     auto pass = training_pass(p, f, sequence_scale);
     auto const& gradients = p.model.next_gradients();
+    f.gradients_begin = p.model.gradients_begin();
+    f.owes_weights = true, f.owes_input = !p.net.has_embedding;
+    if (defers) pass.deferred = &f.deferred;
     if (p.net.has_head) {
       float* const losses = f.memory.template allocate<float>(pass.tokens());
       f.gradient = pass.template allocate<value_type>(net.width(), true);
@@ -446,12 +457,22 @@ class trainer {
       flight& behind = next.of(micro_batch);
       f.gradient = pass.template allocate<value_type>(net.width(), true);
       std::copy_n(behind.gradient.data(), f.gradient.size(), f.gradient.data());
+      behind.owes_input = false;
       next.land(behind);
     }
     p.net.backward(pass, p.model.parameters(), gradients, f.saved, tokens, f.gradient,
                    p.model.table_gradient(gradients.embedding.tokens));
+  }
+  /// What of a micro-batch's weight gradients was put off; then they are all there.
+  void finish_weights(int chunk, index_t micro_batch) {
+    part& p = parts[std::size_t(chunk)];
+    flight& f = p.of(micro_batch);
+    for (auto& work : f.deferred.work) work(exec, p.model.gradients_begin() - f.gradients_begin);
+    f.deferred.work.clear();
+    f.deferred.memory.release({});
     p.model.end_micro_batch();
-    if (p.net.has_embedding) p.land(f);
+    f.owes_weights = false;
+    p.land(f);
   }
   void exchange(parallel::instruction const& i) {
     std::vector<comm::transfer> transfers;
@@ -468,7 +489,9 @@ class trainer {
     for (auto const& t : i.transfers)
       if (t.way == parallel::direction::send && t.what == parallel::payload::gradient) {
         part& p = parts[std::size_t(t.chunk)];
-        p.land(p.of(t.micro_batch));
+        flight& f = p.of(t.micro_batch);
+        f.owes_input = false;
+        p.land(f);
       }
   }
   /// The two gradients of a table that is embedding in the first stage and head in the last are added in both.
