@@ -3,6 +3,7 @@
 /// @file Blocks with both directions, and the combinators that make models of them.
 #include <tenon/nn/attention.hpp>
 #include <tenon/nn/combinators.hpp>
+#include <tenon/nn/context_attention.hpp>
 #include <tenon/nn/embedding.hpp>
 #include <tenon/nn/linear.hpp>
 #include <tenon/nn/mlp.hpp>

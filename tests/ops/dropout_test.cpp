@@ -11,7 +11,7 @@ using namespace tenon;
 
 namespace {
 std::vector<float> run(int threads, index_t samples, index_t length, index_t cols, std::uint64_t first, float rate,
-                       std::uint64_t step = 1) {
+                       std::uint64_t step = 1, index_t first_position = 0) {
   exec::host_context ctx(threads);
   std::vector<float> x(std::size_t(samples * length * cols), 2.0f), y(x.size(), NAN);
   ops::dropout(ctx, ops::dropout_args<float>{.x = matrix<float const>(x.data(), samples * length, cols),
@@ -19,7 +19,8 @@ std::vector<float> run(int threads, index_t samples, index_t length, index_t col
                                              .rate = rate,
                                              .stream = random_stream(5, "test", step),
                                              .first_sample = first,
-                                             .sequence_length = length});
+                                             .sequence_length = length,
+                                             .first_position = first_position});
   return y;
 }
 }  // namespace
@@ -46,6 +47,11 @@ TEST_CASE("dropout: the mask depends on the sample, not on how a batch is cut or
     CHECK(std::memcmp(whole.data(), first.data(), first.size() * sizeof(float)) == 0);
     CHECK(std::memcmp(whole.data() + first.size(), second.data(), second.size() * sizeof(float)) == 0);
   }
+  auto const halves = {run(1, 4, 10, 19, 0, 0.5f, 1, 0), run(2, 4, 10, 19, 0, 0.5f, 1, 10)};  // of each sample
+  for (std::size_t s = 0, half = 10 * 19; s < 4; ++s)
+    for (std::size_t h = 0; h < 2; ++h)
+      CHECK(std::memcmp(whole.data() + (2 * s + h) * half, halves.begin()[h].data() + s * half, half * sizeof(float)) ==
+            0);
   CHECK(whole != run(1, 4, 20, 19, 0, 0.5f, 2));
   auto const nothing = run(2, 1, 5, 7, 0, 0.0f);
   for (float v : nothing) CHECK(v == 2.0f);

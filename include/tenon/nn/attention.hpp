@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <tenon/nn/context_attention.hpp>
 #include <tenon/nn/linear.hpp>
 #include <tenon/ops/attention.hpp>
 #include <tenon/ops/rope.hpp>
@@ -28,8 +29,8 @@ struct self_attention {
   };
   template <class T>
   struct saved {
-    matrix_view<T> qkv;              ///< [t, (query_heads + 2 kv_heads) head_width], after rope
-    matrix_view<T> heads;            ///< [t, query_heads head_width]
+    matrix_view<T> qkv;    ///< [t, (query_heads + 2 kv_heads) head_width], as context_attention_forward leaves it
+    matrix_view<T> heads;  ///< [t, query_heads head_width]
     matrix_view<float> log_sum_exp;  ///< [query_heads, t]
   };
   template <class T>
@@ -55,13 +56,7 @@ struct self_attention {
     s.log_sum_exp = pass.saved.template allocate_matrix<float>(query_heads, pass.tokens());
     qkv.forward(pass, p.qkv, x, s.qkv);
     rotate(pass, s.qkv, false);
-    ops::attention_forward(pass.exec, ops::attention_forward_args<T>{.q = q_of<T const>(s.qkv),
-                                                                     .k = k_of<T const>(s.qkv),
-                                                                     .v = v_of<T const>(s.qkv),
-                                                                     .out = s.heads,
-                                                                     .log_sum_exp = s.log_sum_exp,
-                                                                     .sequence_begins = pass.sequence_begins,
-                                                                     .options = options(pass)});
+    context_attention_forward(pass, options(pass), s.qkv, s.heads, s.log_sum_exp);
     projection.forward(pass, p.projection, as_const(s.heads), y, {.residual = residual});
   }
 
@@ -73,34 +68,13 @@ struct self_attention {
     auto const d_heads = pass.template allocate<T>(query_width(), false);
     auto const d_qkv = pass.template allocate<T>(query_width() + 2 * kv_width(), false);
     projection.backward(pass, p.projection, g.projection, as_const(s.heads), d_y, d_heads);
-    ops::attention_backward(pass.exec, ops::attention_backward_args<T>{.q = q_of<T const>(s.qkv),
-                                                                       .k = k_of<T const>(s.qkv),
-                                                                       .v = v_of<T const>(s.qkv),
-                                                                       .out = s.heads,
-                                                                       .log_sum_exp = s.log_sum_exp,
-                                                                       .d_out = d_heads,
-                                                                       .dq = q_of<T>(d_qkv),
-                                                                       .dk = k_of<T>(d_qkv),
-                                                                       .dv = v_of<T>(d_qkv),
-                                                                       .sequence_begins = pass.sequence_begins,
-                                                                       .options = options(pass)});
+    context_attention_backward(pass, options(pass), as_const(s.qkv), as_const(s.heads), as_const(s.log_sum_exp),
+                               as_const(d_heads), d_qkv);
     rotate(pass, d_qkv, true);
     qkv.backward(pass, p.qkv, g.qkv, x, as_const(d_qkv), d_x);
   }
 
  private:
-  template <class U, class T>
-  matrix_view<U> q_of(matrix_view<T> m) const {
-    return columns_of<U>(m, 0, query_width());
-  }
-  template <class U, class T>
-  matrix_view<U> k_of(matrix_view<T> m) const {
-    return columns_of<U>(m, query_width(), kv_width());
-  }
-  template <class U, class T>
-  matrix_view<U> v_of(matrix_view<T> m) const {
-    return columns_of<U>(m, query_width() + kv_width(), kv_width());
-  }
   template <class Pass>
   ops::attention_options options(Pass const& pass) const {
     index_t const leaf = pass.token_leaf();

@@ -88,7 +88,8 @@ struct residual {
                                                  .rate = dropout,
                                                  .stream = random_stream(pass.seed, dropout_stream, pass.step),
                                                  .first_sample = pass.first_sample,
-                                                 .sequence_length = pass.sequence_length});
+                                                 .sequence_length = pass.local_length(),
+                                                 .first_position = pass.first_position()});
   }
 };
 

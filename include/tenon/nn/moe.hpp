@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <tenon/core/error.hpp>
 #include <tenon/nn/linear.hpp>
 #include <tenon/ops/activation.hpp>
 #include <tenon/ops/moe.hpp>
@@ -71,6 +72,10 @@ struct moe {
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
                matrix_view<T> y, saved<T>& s) const {
+    if (pass.context_ranks() > 1)
+      throw argument_error("tenon::nn::moe: " + std::to_string(pass.context_ranks()) +
+                           " context ranks share a sequence, but capacity and balance are of whole sequences. "
+                           "Fix: context=1 with a mixture of experts.");
     arena_scope scope(pass.exec.scratch());
     auto const logits = pass.template allocate<float>(experts, false);
     ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = logits, .a = x, .b = transposed(p.router)});

@@ -41,22 +41,27 @@ struct deferred_gradients {
   arena memory;  ///< what the work reads
 };
 
+/// How ranks that hold parts of the same sequences bring attention together; see nn/context_attention.hpp.
+enum class context_exchange { ring, all_to_all };
+
 /// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
-/// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample.
+/// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample. Where
+/// sequences are cut over N context ranks, rank r has tokens [r, r + 1) x sequence_length / N of each sample.
 template <class Context, Arithmetic Order, MemoryPolicy Memory, class Hooks = no_hooks,
           comm::Communicator Ranks = comm::self>
 struct pass {
   using arithmetic = Order;
   using memory = Memory;
   static constexpr bool keeps_everything = Memory::policy != tenon::memory::recompute::cheap_parts;
+  static constexpr bool alone = std::same_as<Ranks, comm::self>;
   static constexpr bool recomputes_layers = Memory::policy == tenon::memory::recompute::whole_layers;
 
   Context& exec;
   arena& saved;                              ///< a stack: forward pushes, the end of the step releases
   std::span<index_t const> positions;        ///< [tokens] position of each token in its sequence
   std::span<index_t const> sequence_begins;  ///< [samples + 1]
-  index_t sequence_length = 0;
-  std::uint64_t first_sample = 0;  ///< number of the first sample in the whole run: the counter of dropout
+  index_t sequence_length = 0;               ///< of whole sequences, however many ranks hold them
+  std::uint64_t first_sample = 0;            ///< number of the first sample in the whole run: the counter of dropout
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
   bool training = false;
@@ -64,7 +69,8 @@ struct pass {
   comm::mesh<Ranks>* mesh = nullptr;    ///< the groups of ranks that blocks talk in; null: this one is alone
   float auxiliary_scale = 0;            ///< gradient of the auxiliary loss of each sequence (see nn::moe)
   exact_sum* auxiliary_loss = nullptr;  ///< receives each sequence's in backward; null: not wanted
-
+  context_exchange exchange = context_exchange::ring;
+  bool cuts_sequences = true;                       ///< over the context ranks of the mesh
   deferred_gradients<Context>* deferred = nullptr;  ///< where weight gradients are put off to; null: they are made
 
   /// make(context, moved) writes parameter gradients, each `moved` elements behind its place: now, or later.
@@ -87,9 +93,17 @@ struct pass {
   }
   /// Ranks that hold parts of a layer's matrices. One, known to the compiler, where there is only one rank.
   int tensor_ranks() const {
-    if constexpr (std::same_as<Ranks, comm::self>) return 1;
+    if constexpr (alone) return 1;
     else return mesh ? mesh->tensor.size() : 1;
   }
+  /// Ranks that hold parts of the same sequences.
+  int context_ranks() const {
+    if constexpr (alone) return 1;
+    else return mesh && cuts_sequences ? mesh->context.size() : 1;
+  }
+  /// Tokens of each sequence that this rank holds, and the position of the first.
+  index_t local_length() const { return sequence_length / context_ranks(); }
+  index_t first_position() const { return context_ranks() == 1 ? 0 : mesh->context.rank() * local_length(); }
   index_t tokens() const { return index_t(positions.size()); }
   index_t token_leaf() const { return Order::token_leaf(sequence_length); }
 

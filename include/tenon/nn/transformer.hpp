@@ -165,7 +165,8 @@ struct transformer {
                                                  .rate = embedding_dropout,
                                                  .stream = random_stream(pass.seed, "embedding.dropout", pass.step),
                                                  .first_sample = pass.first_sample,
-                                                 .sequence_length = pass.sequence_length});
+                                                 .sequence_length = pass.local_length(),
+                                                 .first_position = pass.first_position()});
   }
 };
 

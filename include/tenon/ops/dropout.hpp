@@ -8,7 +8,7 @@ namespace tenon::ops {
 
 /// out = x / (1 - rate) where a random number of the element is at least `rate`, else 0. The mask is a function of the
 /// stream, the sample's number in the whole run and the element's place in the sample: backward is the same call on the
-/// gradient, and a batch may be cut anywhere between samples.
+/// gradient, and a batch may be cut anywhere: between samples, and each sample between tokens.
 /// @shape x, out [t, c], t = samples x sequence_length; out may alias x
 template <class T>
 struct dropout_args {
@@ -17,7 +17,8 @@ struct dropout_args {
   float rate = 0;
   random_stream stream;
   std::uint64_t first_sample = 0;
-  index_t sequence_length = 0;
+  index_t sequence_length = 0;  ///< rows of each sample that are here
+  index_t first_position = 0;   ///< of the first of them in its sample
 };
 
 /// @error argument_error when shapes differ or rate is not in [0, 1)

@@ -53,6 +53,7 @@ template <index_t N, class Exchange = ring>
   requires((N >= 1 || N == dynamic) && (std::same_as<Exchange, ring> || std::same_as<Exchange, all_to_all>))
 struct context {
   using axis = context_axis;
+  using exchange = Exchange;
   static constexpr index_t degree = N;
 };
 

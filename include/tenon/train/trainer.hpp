@@ -145,9 +145,9 @@ class trainer {
     for (index_t round = 0; round < samples; round += plan.groups * plan.micro) {
       index_t const first = round + plan.group * plan.micro, n = std::min(plan.micro, samples - first);
       // A rank that has no samples left goes along with one that does not count: passes are collective.
-      auto const begin = std::size_t((n > 0 ? first : 0) * length),
-                 count = std::size_t(std::max<index_t>(n, 1) * length);
-      forward_losses(tokens.subspan(begin, count), targets.subspan(begin, count), n > 0 ? &sum : nullptr);
+      index_t const begin = n > 0 ? first : 0, count = std::max<index_t>(n, 1);
+      forward_losses(own_tokens(tokens, begin, count), own_tokens(targets, begin, count), count,
+                     n > 0 ? &sum : nullptr);
     }
     comm::all_reduce(ranks.world, sum);
     index_t counted = 0;
@@ -164,7 +164,7 @@ class trainer {
     index_t const n = index_t(tokens.size());
     std::vector<index_t> where(tokens.size()), ends{0, n};
     for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i);
-    go_through(tokens, {where, ends, n}, [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
+    go_through(tokens, {where, ends, n, false}, [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
       ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
                                                                     .a = rows_of(hidden, n - 1, 1),
                                                                     .b = transposed(last.model.parameters().head)});
@@ -320,6 +320,7 @@ class trainer {
   struct layout {
     std::span<index_t const> positions, begins;
     index_t sequence_length;
+    bool cut = true;  ///< over the context ranks
   };
 
   static world_type& alone_world() requires is_alone {
@@ -344,7 +345,8 @@ class trainer {
   }
   static parallel::sample_plan make_plan(train_options const& o, comm::mesh<world_type> const& ranks) {
     int const groups = ranks.batch.size();
-    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(), set::zero::stage >= 2};
+    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(),
+            set::zero::stage >= 2 || ranks.context.size() > 1};
   }
 
   static config_type checked(config_type const& c) {
@@ -367,10 +369,15 @@ class trainer {
     if (parts > 1 && !is_power_of_two(micro))
       fail("a micro-batch of " + std::to_string(micro) + " sequences (batch " + std::to_string(o.batch) + " over " +
            cut + ") is no node of the summation tree. Fix: a batch or accumulate that leave a power of two.");
-    if (set::zero::stage >= 2 && o.accumulate > 1 && !is_power_of_two(groups * micro))
-      fail("zero<" + std::to_string(set::zero::stage) + "> adds " + std::to_string(groups * micro) +
-           " sequences over ranks before it accumulates, which is no node of the summation tree. "
-           "Fix: a power of two, accumulate 1, or zero<1>.");
+    if (int const n = ranks.context.size(); n > 1 && micro != 1)
+      fail("a micro-batch of " + std::to_string(micro) + " sequences (batch " + std::to_string(o.batch) + " over " +
+           cut + ") with context=" + std::to_string(n) + ", whose ranks hold parts of one sequence. Fix: accumulate " +
+           std::to_string(o.batch / groups) + ".");
+    if ((set::zero::stage >= 2 || ranks.context.size() > 1) && o.accumulate > 1 && !is_power_of_two(groups * micro))
+      fail("zero<2>, zero<3> and context add gradients over ranks before they accumulate, and the " +
+           std::to_string(groups * micro) +
+           " sequences of a micro-batch on all ranks are no node of the summation tree. "
+           "Fix: a power of two, accumulate 1, or zero<1> without context.");
     if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
       fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
            " stages of the pipeline. Fix: at most one stage per layer.");
@@ -381,22 +388,28 @@ class trainer {
     return o;
   }
 
-  index_t micro_tokens() const { return plan.micro * settings.sequence_length; }
+  /// Tokens of each sequence that this rank holds.
+  index_t local_length() const { return settings.sequence_length / ranks.context.size(); }
+  index_t micro_tokens() const { return plan.micro * local_length(); }
 
   void lay_out_samples() {
-    index_t const length = settings.sequence_length;
+    index_t const length = local_length(), first = ranks.context.rank() * length;
     positions.resize(std::size_t(micro_tokens()));
-    for (std::size_t t = 0; t < positions.size(); ++t) positions[t] = index_t(t) % length;
+    for (std::size_t t = 0; t < positions.size(); ++t) positions[t] = first + index_t(t) % length;
     for (index_t s = 0; s <= plan.micro; ++s) begins.push_back(s * length);
   }
   layout layout_of(index_t samples) const {
-    return {std::span(positions).first(std::size_t(samples * settings.sequence_length)),
+    return {std::span(positions).first(std::size_t(samples * local_length())),
             std::span(begins).first(std::size_t(samples) + 1), settings.sequence_length};
   }
   pass_type make_pass(part& p, flight& f, layout const& where) {
-    return {exec,  f.memory,      where.positions,           where.begins, where.sequence_length,
-            0,     settings.seed, std::uint64_t(steps_done), false,        {&p.model},
-            &ranks};
+    pass_type pass{exec,  f.memory,      where.positions,           where.begins, where.sequence_length,
+                   0,     settings.seed, std::uint64_t(steps_done), false,        {&p.model},
+                   &ranks};
+    pass.cuts_sequences = where.cut;
+    if constexpr (std::same_as<typename set::context::exchange, all_to_all>)
+      pass.exchange = nn::context_exchange::all_to_all;
+    return pass;
   }
   pass_type training_pass(part& p, flight& f, float sequence_scale) {
     auto pass = make_pass(p, f, layout_of(plan.micro));
@@ -406,9 +419,14 @@ class trainer {
     pass.auxiliary_loss = &sums.auxiliary;
     return pass;
   }
-  /// The tokens of a micro-batch, of all that a step has.
+  /// The tokens of a micro-batch that are this rank's, of all that a step has.
   std::span<std::int32_t const> of_micro_batch(std::span<std::int32_t const> all, index_t micro_batch) const {
-    return all.subspan(std::size_t(plan.number(micro_batch) * micro_tokens()), std::size_t(micro_tokens()));
+    return own_tokens(all, plan.number(micro_batch) * plan.micro, plan.micro);
+  }
+  /// This rank's tokens of samples [first, first + count): where sequences are cut, count is 1.
+  std::span<std::int32_t const> own_tokens(std::span<std::int32_t const> all, index_t first, index_t count) const {
+    index_t const begin = first * settings.sequence_length + ranks.context.rank() * local_length();
+    return all.subspan(std::size_t(begin), std::size_t(count * local_length()));
   }
 
   // ---- what a schedule consists of
@@ -544,14 +562,13 @@ class trainer {
     }
     for (auto& p : parts) p.land(p.of(0));
   }
-  void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, exact_sum* sum) {
-    go_through(tokens, layout_of(index_t(tokens.size()) / settings.sequence_length),
-               [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
-                 float* const losses = pass.saved.template allocate<float>(pass.tokens());
-                 last.net.head_loss(pass, last.model.parameters(), nullptr, hidden, targets, losses, 0,
-                                    matrix_view<value_type>{});
-                 if (sum) add_losses(targets, losses, *sum);
-               });
+  void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t samples,
+                      exact_sum* sum) {
+    go_through(tokens, layout_of(samples), [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
+      float* const losses = pass.saved.template allocate<float>(pass.tokens());
+      last.net.head_loss(pass, last.model.parameters(), nullptr, hidden, targets, losses, 0, matrix_view<value_type>{});
+      if (sum) add_losses(targets, losses, *sum);
+    });
   }
   static void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) {
     for (std::size_t t = 0; t < targets.size(); ++t)

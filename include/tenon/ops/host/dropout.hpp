@@ -17,8 +17,9 @@ struct kernel_for<dropout_t, device::host> {
         detail::same_shape(a.x, tokens, cols) && detail::same_shape(a.out, tokens, cols),
         "tenon::ops::dropout: x and out have different shapes. Fix: both [tokens, features], dense columns.");
     detail::require(
-        a.rate >= 0 && a.rate < 1 && a.sequence_length > 0,
-        "tenon::ops::dropout: rate is not in [0, 1) or sequence_length is not positive. Fix: a rate such as 0.1.");
+        a.rate >= 0 && a.rate < 1 && a.sequence_length > 0 && a.first_position >= 0,
+        "tenon::ops::dropout: rate is not in [0, 1), sequence_length is not positive or first_position is negative. "
+        "Fix: a rate such as 0.1, and places in a sample.");
     ctx.pool().for_range(tokens, detail::piece_rows(cols, 1), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) drop_row(a, t, cols);
     });
@@ -28,7 +29,7 @@ struct kernel_for<dropout_t, device::host> {
   template <class T>
   static void drop_row(dropout_args<T> const& a, index_t t, index_t cols) {
     std::uint64_t const sample = a.first_sample + std::uint64_t(t / a.sequence_length);
-    std::uint64_t const first = std::uint64_t(t % a.sequence_length) * std::uint64_t(cols);
+    std::uint64_t const first = std::uint64_t(a.first_position + t % a.sequence_length) * std::uint64_t(cols);
     T const* const x = detail::row(a.x, t);
     T* const out = detail::row(a.out, t);
     // word >> 8 and rate 2^24 are exact: the comparison is that of `random_stream::uniform` with rate.

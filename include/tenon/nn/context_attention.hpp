@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Self-attention of sequences that are cut over ranks by their tokens: the bits of one rank.
+///
+/// - all_to_all: ranks trade their tokens for heads, each attends with its heads over whole sequences, and they trade
+///   back. @source Jacobs et al. 2023, arXiv:2309.14509
+///
+/// One sequence of the micro-batch at a time: scratch memory is that of one.
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <tenon/core/error.hpp>
+#include <tenon/nn/pass.hpp>
+#include <tenon/ops/attention.hpp>
+
+namespace tenon::nn {
+
+namespace detail {
+
+/// Columns of q, k and v in a matrix that holds all three.
+struct attention_columns {
+  index_t query, kv;  ///< widths
+  explicit attention_columns(ops::attention_options const& o)
+      : query(index_t(o.query_heads) * o.head_width), kv(index_t(o.kv_heads) * o.head_width) {}
+  index_t all() const { return query + 2 * kv; }
+  template <class T>
+  matrix_view<T> q(matrix_view<T> m) const {
+    return columns_of(m, 0, query);
+  }
+  template <class T>
+  matrix_view<T> k(matrix_view<T> m) const {
+    return columns_of(m, query, kv);
+  }
+  template <class T>
+  matrix_view<T> v(matrix_view<T> m) const {
+    return columns_of(m, query + kv, kv);
+  }
+};
+
+template <class T>
+ops::attention_forward_args<T> forward_args(ops::attention_options const& o, std::span<index_t const> begins,
+                                            matrix_view<T const> qkv, matrix_view<T> out,
+                                            matrix_view<float> log_sum_exp) {
+  attention_columns const c(o);
+  return {c.q(qkv), c.k(qkv), c.v(qkv), out, log_sum_exp, begins, o};
+}
+template <class T>
+ops::attention_backward_args<T> backward_args(ops::attention_options const& o, std::span<index_t const> begins,
+                                              matrix_view<T const> qkv, matrix_view<T const> out,
+                                              matrix_view<float const> log_sum_exp, matrix_view<T const> d_out,
+                                              matrix_view<T> d_qkv) {
+  attention_columns const c(o);
+  return {c.q(qkv), c.k(qkv), c.v(qkv), out, log_sum_exp, d_out, c.q(d_qkv), c.k(d_qkv), c.v(d_qkv), begins, o};
+}
+
+/// @error argument_error when the parts of a sequence, or heads under all_to_all, do not come out even
+template <class Pass>
+void check_context(Pass const& pass, ops::attention_options const& o) {
+  index_t const ranks = pass.context_ranks(), length = pass.sequence_length, leaf = pass.token_leaf();
+  auto const refuse = [&](std::string const& what) {
+    throw argument_error("tenon::nn::context_attention: " + std::to_string(ranks) + " ranks cannot share " + what);
+  };
+  if (length % (ranks * (leaf ? leaf : 1)))
+    refuse("a sequence of " + std::to_string(length) + " tokens, which is summed in leaves of " +
+           std::to_string(leaf ? leaf : 1) + ". Fix: a number of ranks that divides its " +
+           std::to_string(leaf ? length / leaf : length) + " leaves, or a length that is a multiple of " +
+           std::to_string(ranks * reduction_order::least_token_leaf) + ".");
+  if (pass.exchange == context_exchange::all_to_all && o.kv_heads % ranks)
+    refuse(std::to_string(o.kv_heads) +
+           " KV heads. Fix: a number of ranks that divides them, or context_exchange::ring.");
+}
+
+/// to = from, both [rows, cols] with column stride 1.
+template <class Pass, class T>
+void copy_rows(Pass& pass, matrix_view<T const> from, matrix_view<T> to) {
+  pass.exec.pool().for_range(from.extent(0), ceil_div(16384, from.extent(1)), [&](index_t begin, index_t end) {
+    for (index_t r = begin; r < end; ++r) std::copy_n(&from(r, 0), from.extent(1), &to(r, 0));
+  });
+}
+
+/// One sequence of a dense matrix, reshaped from [local tokens, columns] to [all tokens, columns / ranks].
+template <class T>
+matrix_view<T> sequence_by_heads(matrix_view<T> m, index_t sequence, index_t rows, int ranks) {
+  return matrix(m.data() + sequence * rows * m.extent(1), rows * ranks, m.extent(1) / ranks);
+}
+
+/// The same of log_sum_exp: [heads, local tokens] of a sequence after the other's becomes [heads / ranks, all tokens].
+template <class T>
+matrix_view<T> log_sum_exp_by_heads(matrix_view<T> m, index_t sequence, index_t rows, int ranks) {
+  return matrix(m.data() + sequence * rows * m.extent(0), m.extent(0) / ranks, rows * ranks);
+}
+
+/// Trades this rank's tokens of all heads for all tokens of its heads, and back where `by_tokens` can be written.
+/// By tokens: matrices [local tokens, columns]. By heads: one dense matrix [all tokens, the sum of columns / ranks], in
+/// which those of each matrix lie side by side. It may share memory with `by_tokens`.
+template <class Pass, class T, std::size_t Matrices>
+void trade_heads(Pass& pass, std::array<matrix_view<T>, Matrices> const& by_tokens, std::remove_const_t<T>* by_heads) {
+  using value = std::remove_const_t<T>;
+  auto& group = pass.mesh->context;
+  index_t const ranks = group.size(), rows = by_tokens[0].extent(0);
+  index_t width = 0;
+  for (auto const& m : by_tokens) width += m.extent(1) / ranks;
+  arena_scope scope(pass.exec.scratch());
+  value* const packed = pass.exec.scratch().template allocate<value>(ranks * rows * width);  // [ranks][rows][width]
+  auto const for_parts = [&](auto&& copy) {
+    for (index_t p = 0; p < ranks; ++p) {
+      index_t at = 0;
+      for (auto const& m : by_tokens) {
+        index_t const own = m.extent(1) / ranks;
+        copy(columns_of(m, p * own, own), columns_of(matrix(packed + p * rows * width, rows, width), at, own));
+        at += own;
+      }
+    }
+  };
+  auto const trade = [&](value const* from, value* to) {
+    std::vector<std::span<std::byte const>> sends;
+    std::vector<std::span<std::byte>> receives;
+    auto const size = std::size_t(rows * width);
+    for (index_t p = 0; p < ranks; ++p) {
+      sends.push_back(std::as_bytes(std::span(from + p * rows * width, size)));
+      receives.push_back(std::as_writable_bytes(std::span(to + p * rows * width, size)));
+    }
+    group.all_to_all(sends, receives);
+  };
+  if constexpr (std::is_const_v<T>) {
+    for_parts([&](matrix_view<T> m, matrix_view<value> part) { copy_rows(pass, m, part); });
+    trade(packed, by_heads);
+  } else {
+    trade(by_heads, packed);
+    for_parts([&](matrix_view<T> m, matrix_view<value> part) { copy_rows(pass, as_const(part), m); });
+  }
+}
+
+inline ops::attention_options heads_of_rank(ops::attention_options o, int ranks) {
+  o.query_heads /= ranks;
+  o.kv_heads /= ranks;
+  return o;
+}
+
+template <class Pass, class T>
+void all_to_all_forward(Pass& pass, ops::attention_options const& o, matrix_view<T> qkv, matrix_view<T> heads,
+                        matrix_view<float> log_sum_exp) {
+  attention_columns const c(o);
+  int const ranks = pass.context_ranks();
+  index_t const rows = pass.local_length(), begins[] = {0, pass.sequence_length};
+  arena_scope scope(pass.exec.scratch());
+  T* const out = pass.exec.scratch().template allocate<T>(rows * c.query);
+  for (index_t s = 0; s < pass.tokens() / rows; ++s) {
+    auto const local = as_const(rows_of(qkv, s * rows, rows));
+    auto const mine = sequence_by_heads(qkv, s, rows, ranks);
+    trade_heads(pass, std::array{c.q(local), c.k(local), c.v(local)}, mine.data());
+    ops::attention_forward(pass.exec, forward_args(heads_of_rank(o, ranks), begins, as_const(mine),
+                                                   matrix(out, rows * ranks, c.query / ranks),
+                                                   log_sum_exp_by_heads(log_sum_exp, s, rows, ranks)));
+    trade_heads(pass, std::array{rows_of(heads, s * rows, rows)}, out);
+  }
+}
+
+template <class Pass, class T>
+void all_to_all_backward(Pass& pass, ops::attention_options const& o, matrix_view<T const> qkv,
+                         matrix_view<T const> heads, matrix_view<float const> log_sum_exp, matrix_view<T const> d_heads,
+                         matrix_view<T> d_qkv) {
+  attention_columns const c(o);
+  int const ranks = pass.context_ranks();
+  index_t const rows = pass.local_length(), width = c.query / ranks, begins[] = {0, pass.sequence_length};
+  arena_scope scope(pass.exec.scratch());
+  auto const outs = pass.exec.scratch().template allocate_matrix<T>(rows * ranks, 2 * width);  // out and d_out
+  auto const d_mine = pass.exec.scratch().template allocate_matrix<T>(rows * ranks, c.all() / ranks);
+  for (index_t s = 0; s < pass.tokens() / rows; ++s) {
+    trade_heads(pass, std::array{rows_of(heads, s * rows, rows), rows_of(d_heads, s * rows, rows)}, outs.data());
+    ops::attention_backward(
+        pass.exec,
+        backward_args(heads_of_rank(o, ranks), begins, sequence_by_heads(qkv, s, rows, ranks),
+                      as_const(columns_of(outs, 0, width)), log_sum_exp_by_heads(log_sum_exp, s, rows, ranks),
+                      as_const(columns_of(outs, width, width)), d_mine));
+    auto const d_local = rows_of(d_qkv, s * rows, rows);
+    trade_heads(pass, std::array{c.q(d_local), c.k(d_local), c.v(d_local)}, d_mine.data());
+  }
+}
+
+}  // namespace detail
+
+/// Causal self-attention of every sequence of the pass, with the tokens of all context ranks.
+/// @shape qkv, d_qkv [t, (query_heads + 2 kv_heads) head_width]  heads [t, query_heads head_width]
+/// log_sum_exp [query_heads, t]; all dense
+/// @param qkv afterwards what backward needs of it: under all_to_all this rank's heads of whole sequences
+/// @param log_sum_exp for backward only, likewise
+/// @error argument_error when the ranks cannot share a sequence or, under all_to_all, the heads evenly
+/// @test tests/nn/context_attention_test.cpp
+template <class Pass, class T>
+void context_attention_forward(Pass& pass, ops::attention_options const& o, matrix_view<T> qkv, matrix_view<T> heads,
+                               matrix_view<float> log_sum_exp) {
+  if constexpr (!Pass::alone)
+    if (pass.context_ranks() > 1) {
+      detail::check_context(pass, o);
+      return detail::all_to_all_forward(pass, o, qkv, heads, log_sum_exp);
+    }
+  ops::attention_forward(pass.exec, detail::forward_args(o, pass.sequence_begins, as_const(qkv), heads, log_sum_exp));
+}
+
+/// The gradient of all three from that of `heads`. @shape as context_attention_forward; d_heads as heads
+template <class Pass, class T>
+void context_attention_backward(Pass& pass, ops::attention_options const& o, matrix_view<T const> qkv,
+                                matrix_view<T const> heads, matrix_view<float const> log_sum_exp,
+                                matrix_view<T const> d_heads, matrix_view<T> d_qkv) {
+  if constexpr (!Pass::alone)
+    if (pass.context_ranks() > 1) return detail::all_to_all_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
+  ops::attention_backward(pass.exec,
+                          detail::backward_args(o, pass.sequence_begins, qkv, heads, log_sum_exp, d_heads, d_qkv));
+}
+
+}  // namespace tenon::nn

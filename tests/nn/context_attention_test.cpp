@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <tenon/comm/threads.hpp>
+#include <tenon/nn/attention.hpp>
+#include <tenon/nn/combinators.hpp>
+#include <tenon/nn/norm.hpp>
+#include <tenon/train/host_ops.hpp>
+
+using namespace tenon;
+
+namespace {
+
+struct problem {
+  index_t samples = 1, length = 512;
+  int query_heads = 4, kv_heads = 4, head_width = 16;
+  index_t window = 0;
+  float soft_cap = 0;
+  nn::context_exchange exchange = nn::context_exchange::all_to_all;
+
+  static constexpr index_t width = 24;
+  index_t tokens() const { return samples * length; }
+  /// Attention with all that surrounds it in a layer.
+  using block_type = nn::residual<nn::layer_norm, nn::self_attention>;
+  block_type block() const {
+    index_t const q = query_heads * head_width, kv = kv_heads * head_width;
+    nn::self_attention b{.query_heads = query_heads, .kv_heads = kv_heads, .head_width = head_width};
+    b.window = window, b.soft_cap = soft_cap, b.rope.base = 10000;
+    b.qkv = {width, {{"q", q}, {"k", kv}, {"v", kv}}, true};
+    b.projection = {q, {{"o", width}}, true};
+    return {"norm", "attention", {width}, b, 0.3f, "dropout"};
+  }
+};
+
+/// What a rank has after forward and backward; matrices are [samples][its tokens][columns].
+struct results {
+  std::vector<float> y, d_x, gradients;
+  comm::counters traffic;
+};
+
+std::vector<float> random_values(index_t n, char const* name, float scale) {
+  std::vector<float> v(static_cast<std::size_t>(n));
+  random_stream const stream(3, name);
+  for (std::size_t i = 0; i < v.size(); ++i) v[i] = (stream.uniform(0, i) * 2 - 1) * scale;
+  return v;
+}
+template <class To, class From>
+std::vector<To> converted(std::vector<From> const& from) {
+  std::vector<To> to;
+  for (auto x : from) to.push_back(To(float(x)));
+  return to;
+}
+/// Tokens [rank, rank + 1) length / ranks of each sample of [samples][length][columns].
+template <class T>
+std::vector<T> chunk(std::vector<T> const& whole, index_t samples, int rank, int ranks) {
+  std::vector<T> part;
+  std::size_t const sample = whole.size() / std::size_t(samples), n = sample / std::size_t(ranks);
+  for (std::size_t s = 0; s < std::size_t(samples); ++s) {
+    auto const begin = whole.begin() + std::ptrdiff_t(s * sample + std::size_t(rank) * n);
+    part.insert(part.end(), begin, begin + std::ptrdiff_t(n));
+  }
+  return part;
+}
+/// A pass of a rank, with everything it refers to.
+template <class C>
+struct harness {
+  using pass_type = nn::pass<exec::host_context, arithmetic::bitwise, memory::keep, nn::no_hooks, C>;
+  exec::host_context exec;
+  arena saved;
+  std::vector<index_t> positions, begins;
+
+  explicit harness(int threads = 1) : exec(threads) {}
+  pass_type pass(comm::mesh<C>& mesh, problem const& p) {
+    index_t const rows = p.length / mesh.context.size();
+    positions.clear(), begins.clear();
+    for (index_t i = 0; i < p.samples * rows; ++i) positions.push_back(mesh.context.rank() * rows + i % rows);
+    for (index_t s = 0; s <= p.samples; ++s) begins.push_back(s * rows);
+    pass_type pass{exec, saved, positions, begins, p.length, 0, 1, 1, true};
+    pass.mesh = &mesh;
+    pass.exchange = p.exchange;
+    return pass;
+  }
+};
+
+template <class T = float, class C>
+results run(comm::mesh<C>& mesh, problem const& p, int threads = 1) {
+  harness<C> h(threads);
+  auto pass = h.pass(mesh, p);
+  auto const block = p.block();
+  nn::binder<T const> describe(static_cast<std::vector<nn::parameter_spec>*>(nullptr));
+  block.template bind<T const>(describe);
+  auto const parameters = converted<T>(random_values(describe.size(), "parameters", 0.5f));
+  int const rank = mesh.context.rank(), ranks = mesh.context.size();
+  auto const x = converted<T>(chunk(random_values(p.tokens() * p.width, "x", 1), p.samples, rank, ranks));
+  auto d = converted<T>(chunk(random_values(p.tokens() * p.width, "d_y", 1), p.samples, rank, ranks));
+  std::vector<T> y(x.size());
+  results r;
+  r.gradients.resize(parameters.size());
+  nn::binder<T const> read(parameters.data());
+  nn::binder<float> write(r.gradients.data());
+  auto const weights = block.template bind<T const>(read);
+  auto const gradients = block.template bind<float>(write);
+  problem::block_type::saved<T> saved;
+  auto const before = mesh.context.traffic();
+  block.forward(pass, weights, matrix(x.data(), pass.tokens(), p.width), matrix(y.data(), pass.tokens(), p.width),
+                saved);
+  block.backward(pass, weights, gradients, saved, matrix(d.data(), pass.tokens(), p.width));
+  for (std::size_t o = 0; o < comm::operations; ++o) {
+    r.traffic.by_operation[o].calls = mesh.context.traffic().by_operation[o].calls - before.by_operation[o].calls;
+    r.traffic.by_operation[o].bytes = mesh.context.traffic().by_operation[o].bytes - before.by_operation[o].bytes;
+  }
+  r.y = converted<float>(y), r.d_x = converted<float>(d);
+  return r;
+}
+template <class T = float>
+results run_alone(problem const& p) {
+  comm::self self;
+  comm::mesh<comm::self> mesh(self, {});
+  return run<T>(mesh, p, 2);
+}
+/// All ranks' results.
+template <class T = float>
+std::vector<results> run_on(int ranks, problem const& p, int threads = 1) {
+  std::vector<results> all(static_cast<std::size_t>(ranks));
+  comm::threads::run(ranks, [&](comm::threads& world) {
+    comm::mesh<comm::threads> mesh(world, {.context = ranks});
+    all[std::size_t(world.rank())] = run<T>(mesh, p, threads);
+  });
+  return all;
+}
+bool same_bits(std::vector<float> const& a, std::vector<float> const& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+template <class T = float>
+void check_same_as_one_rank(problem const& p, std::vector<int> const& rank_counts) {
+  CAPTURE(p.samples);
+  CAPTURE(p.length);
+  CAPTURE(p.kv_heads);
+  CAPTURE(p.head_width);
+  CAPTURE(p.window);
+  CAPTURE(p.soft_cap);
+  CAPTURE(int(p.exchange));
+  auto const whole = run_alone<T>(p);
+  for (int ranks : rank_counts) {
+    CAPTURE(ranks);
+    auto const parts = run_on<T>(ranks, p, ranks == 2 ? 2 : 1);
+    for (int r = 0; r < ranks; ++r) {
+      CAPTURE(r);
+      CHECK(same_bits(parts[std::size_t(r)].y, chunk(whole.y, p.samples, r, ranks)));
+      CHECK(same_bits(parts[std::size_t(r)].d_x, chunk(whole.d_x, p.samples, r, ranks)));
+    }
+    if (p.samples > 1) continue;  // else a rank's tokens are no node of the tree over tokens
+    std::vector<float const*> nodes;
+    for (auto const& part : parts) nodes.push_back(part.gradients.data());
+    std::vector<float> sum(whole.gradients.size());
+    comm::node_sum add(ranks);
+    add(sum.data(), nodes, sum.size());
+    CHECK(same_bits(sum, whole.gradients));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("context attention: outputs and gradients are those of one rank, bit for bit") {
+  for (auto exchange : {nn::context_exchange::all_to_all}) {
+    problem p{.exchange = exchange};
+    check_same_as_one_rank(p, {1, 2, 4});
+    p.samples = 3, p.query_heads = 8, p.window = 100, p.soft_cap = 4;
+    check_same_as_one_rank(p, {2, 4});
+    p.samples = 1, p.kv_heads = 2, p.window = 300, p.head_width = 20;
+    check_same_as_one_rank(p, {2});
+    check_same_as_one_rank<bf16>(p, {2});
+    p.query_heads = p.kv_heads = 8, p.window = 0, p.head_width = 4;
+    check_same_as_one_rank(p, {8});
+  }
+}
+
+TEST_CASE("context attention: the bytes that all_to_all sends") {
+  problem const p{.samples = 2, .query_heads = 8};
+  index_t const all_heads = 8 + 2 * 4, ranks = 4, part = p.tokens() / ranks * p.head_width * index_t(sizeof(float));
+  for (auto const& r : run_on(int(ranks), p)) {
+    // q, k, v there and the outputs back; outputs and their gradients there and dq, dk, dv back.
+    auto const& sent = r.traffic.of(comm::operation::all_to_all);
+    CHECK(sent.calls == std::uint64_t(4 * p.samples));
+    CHECK(sent.bytes == std::uint64_t(part * (all_heads + 8 + 2 * 8 + all_heads) * (ranks - 1) / ranks));
+    CHECK(r.traffic.bytes() == sent.bytes);
+  }
+}
+
+TEST_CASE("context attention refuses what does not come out even") {
+  auto const refused = [](int ranks, problem const& p, char const* text) {
+    CHECK_THROWS_WITH_AS(run_on(ranks, p), doctest::Contains(text), argument_error);
+  };
+  refused(2, {.length = 100}, "2 ranks cannot share a sequence of 100 tokens, which is summed in leaves of 100. Fix");
+  refused(4, {.length = 128}, "leaves of 64");
+  refused(4, {.kv_heads = 2}, "4 ranks cannot share 2 KV heads. Fix: ");
+}
