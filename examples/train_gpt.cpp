@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// Trains a GPT-2 or Llama shaped model on the bytes of any text: the program behind the quickstart.
+// Trains a GPT-2, Llama or Mixtral shaped model on the bytes of any text: the program behind the quickstart.
 #include <cstdio>
 #include <exception>
 #include <string>

@@ -9,16 +9,18 @@
 
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 
 namespace train_gpt {
 
 using tenon::index_t;
 
 /// The shapes that --model knows. The vocabulary is that of bytes.
-using shape = std::variant<tenon::gpt2_config, tenon::llama_config>;
+using shape = std::variant<tenon::gpt2_config, tenon::llama_config, tenon::mixtral_config>;
 inline std::map<std::string, shape> const& models() {
   using gpt = tenon::gpt2_config;
   using llama = tenon::llama_config;
+  using mixtral = tenon::mixtral_config;
   static std::map<std::string, shape> const all{
       {"gpt-tiny", gpt{.layers = 2, .width = 64, .heads = 2, .context = 64, .vocabulary = 256}},
       {"gpt-small", gpt{.layers = 4, .width = 256, .heads = 4, .context = 128, .vocabulary = 256}},
@@ -26,6 +28,8 @@ inline std::map<std::string, shape> const& models() {
       {"gpt2-124m", gpt{.layers = 12, .width = 768, .heads = 12, .context = 1024}},
       {"llama-tiny", llama{.layers = 2, .width = 64, .heads = 4, .kv_heads = 2, .context = 64, .vocabulary = 256}},
       {"llama-small", llama{.layers = 4, .width = 256, .heads = 4, .kv_heads = 2, .context = 128, .vocabulary = 256}},
+      {"mixtral-tiny",
+       mixtral{.layers = 2, .width = 64, .heads = 4, .kv_heads = 2, .context = 64, .vocabulary = 256, .experts = 4}},
   };
   return all;
 }

@@ -128,11 +128,14 @@ int run(typename Model::config_type config, arguments const& a) {
   return 0;
 }
 
+inline tenon::models::gpt2<> model_of(tenon::gpt2_config const&) { return {}; }
+inline tenon::models::llama<> model_of(tenon::llama_config const&) { return {}; }
+inline tenon::models::mixtral<> model_of(tenon::mixtral_config const&) { return {}; }
+
 template <class Precision>
 int run(arguments const& a) {
-  auto const& config = models().at(a.model);
-  if (auto const* gpt = std::get_if<tenon::gpt2_config>(&config)) return run<tenon::models::gpt2<>, Precision>(*gpt, a);
-  return run<tenon::models::llama<>, Precision>(std::get<tenon::llama_config>(config), a);
+  return std::visit([&](auto const& config) { return run<decltype(model_of(config)), Precision>(config, a); },
+                    models().at(a.model));
 }
 
 }  // namespace train_gpt

@@ -4,3 +4,4 @@
 #include <tenon/models/check.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>

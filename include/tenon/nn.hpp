@@ -6,7 +6,9 @@
 #include <tenon/nn/embedding.hpp>
 #include <tenon/nn/linear.hpp>
 #include <tenon/nn/mlp.hpp>
+#include <tenon/nn/moe.hpp>
 #include <tenon/nn/norm.hpp>
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/nn/transformer.hpp>

@@ -7,5 +7,6 @@
 #include <tenon/nn.hpp>
 #include <tenon/ops.hpp>
 #include <tenon/optim.hpp>
+#include <tenon/parallel.hpp>
 #include <tenon/policy.hpp>
 #include <tenon/profile.hpp>

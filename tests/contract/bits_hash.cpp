@@ -21,6 +21,7 @@
 #include <tenon/ops/host/embedding.hpp>
 #include <tenon/ops/host/gemm.hpp>
 #include <tenon/ops/host/grad_norm.hpp>
+#include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/host/update.hpp>
@@ -39,6 +40,7 @@ struct hash {
     word((b & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : b);
   }
   void add(double x) { word(x != x ? 1 : std::bit_cast<std::uint64_t>(x)); }
+  void add(index_t x) { word(std::uint64_t(x)); }
   template <class T>
     requires(!std::is_arithmetic_v<T>)
   void add(T x) { add(float(x)); }
@@ -296,6 +298,31 @@ void activations(exec::host_context& context, char const* name) {
   report(name, h);
 }
 
+template <class T>
+void experts(exec::host_context& context, char const* name) {
+  index_t const t = 29, n = 21, k = 3, c = 37;
+  std::vector<index_t> const begins{0, 13, t};
+  std::vector<index_t> chosen, places, counts, tokens(std::size_t(t * k)), expert_begins(std::size_t(n + 1));
+  std::vector<float> probabilities, weights, d_weights, d_logits;
+  ops::routing const routes{
+      out(probabilities, t, n), out(chosen, t, k), out(weights, t, k), out(places, t, k), tokens, expert_begins,
+      out(counts, 2, n)};
+  ops::route(context, ops::route_args{in(values(t * n, "l"), t, n), begins, 1.2f, routes});
+  index_t const rows = routes.rows();
+  auto const x = values<T>(t * c, "x"), d = values<T>(t * c, "d");
+  std::vector<T> y, sum, d_y;
+  ops::dispatch(context, ops::dispatch_args<T>{in(x, t, c), routes.row_tokens(), out(y, rows, c)});
+  ops::combine(context,
+               ops::combine_args<T>{in(y, rows, c), routes.places, routes.weights, in(d, t, c), out(sum, t, c)});
+  ops::combine_backward(context,
+                        ops::combine_backward_args<T>{in(d, t, c), in(y, rows, c), routes.places, routes.weights,
+                                                      out(d_y, rows, c), out(d_weights, t, k)});
+  std::vector<double> balance(2);
+  ops::route_backward(context, ops::route_backward_args{routes, begins, in(d_weights, t, k), 0.3f, out(d_logits, t, n),
+                                                        balance.data()});
+  print(name, probabilities, weights, chosen, places, sum, d_y, d_weights, d_logits, balance);
+}
+
 void updates(exec::host_context& context) {
   index_t const rows = 23, cols = 31, n = rows * cols;
   auto const gradient = values(n, "g");
@@ -352,6 +379,8 @@ int main() {
   rows<bf16>(context, "rows bf16");
   activations<float>(context, "activations f32");
   activations<bf16>(context, "activations bf16");
+  experts<float>(context, "experts f32");
+  experts<bf16>(context, "experts bf16");
   updates(context);
   std::printf("%-28s %016" PRIx64 "\n", "everything", everything.value);
 }

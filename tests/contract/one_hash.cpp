@@ -30,7 +30,7 @@ std::uint64_t train_and_hash(std::uint64_t hash) {
     targets.push_back(std::int32_t((i * i * 7u + 3u) % vocabulary));
   }
   for (int step = 0; step < 3; ++step) t.step(tokens, targets);
-  for (float const& p : t.state().parameters) {  // FNV-1a
+  for (float const p : t.values()) {  // FNV-1a
     std::uint32_t bits;
     std::memcpy(&bits, &p, sizeof bits);
     hash = (hash ^ bits) * 0x100000001b3u;

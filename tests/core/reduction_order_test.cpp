@@ -160,7 +160,7 @@ TEST_CASE("reduction_order: leaves cover the extent and depend on it alone; sequ
     CHECK(ceil_div(extent, f) <= reduction_order::feature_leaves);
     CHECK(extent / t <= reduction_order::sequence_leaves);
   }
-  CHECK(reduction_order::feature_leaf(768) == 32);
+  CHECK(reduction_order::feature_leaf(768) == 96);
   CHECK(reduction_order::token_leaf(1024) == 128);
   CHECK(tree_levels(0) == 0);
   CHECK(tree_levels(1) == 1);

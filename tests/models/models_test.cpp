@@ -7,6 +7,7 @@
 
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 #include <tenon/policy/arithmetic.hpp>
 
 using namespace tenon;
@@ -15,7 +16,7 @@ namespace {
 template <class Model>
 std::map<std::string, std::pair<index_t, index_t>> shapes(typename Model::config_type const& c) {
   std::vector<nn::parameter_spec> specs;
-  nn::binder<float const> b(nullptr, &specs);
+  nn::binder<float const> b(&specs);
   Model::template network<arithmetic::bitwise>(c).bind(b);
   std::map<std::string, std::pair<index_t, index_t>> all;
   index_t end = 0;
@@ -70,10 +71,39 @@ TEST_CASE("llama: names and shapes, grouped queries") {
   CHECK(all.at("lm_head.weight") == shape(50, 24));
 }
 
+TEST_CASE("mixtral: names and shapes of the experts, Llama's for the rest; the work of the experts that are used") {
+  mixtral_config const c{.layers = 2,
+                         .width = 24,
+                         .heads = 6,
+                         .kv_heads = 2,
+                         .hidden = 40,
+                         .context = 7,
+                         .vocabulary = 50,
+                         .experts = 3};
+  auto const all = shapes<models::mixtral<>>(c);
+  CHECK(all.size() == 1 + 2 * (6 + 1 + 3 * 3) + 2);
+  CHECK(all.at("model.layers.1.self_attn.k_proj.weight") == shape(8, 24));
+  CHECK(all.at("model.layers.1.post_attention_layernorm.weight") == shape(1, 24));
+  CHECK(all.at("model.layers.0.block_sparse_moe.gate.weight") == shape(3, 24));
+  CHECK(all.at("model.layers.1.block_sparse_moe.experts.2.w1.weight") == shape(40, 24));
+  CHECK(all.at("model.layers.1.block_sparse_moe.experts.2.w3.weight") == shape(40, 24));
+  CHECK(all.at("model.layers.1.block_sparse_moe.experts.0.w2.weight") == shape(24, 40));
+  auto const mixture = models::mixtral<>::network<arithmetic::bitwise>(c);
+  auto const dense = models::llama<>::network<arithmetic::bitwise>(
+      {.layers = 2, .width = 24, .heads = 6, .kv_heads = 2, .hidden = 80, .context = 7, .vocabulary = 50});
+  CHECK(mixture.step_flops(1, 7) == dense.step_flops(1, 7) + 7 * 6 * 2 * 3 * 24);  // two experts and the router
+}
+
 TEST_CASE("the shapes of published models are accepted, others are refused with a sentence") {
   CHECK(models::gpt2_124m::problem(models::gpt2_124m::config) == nullptr);
   CHECK(models::llama<>::problem(
             {.layers = 80, .width = 8192, .heads = 64, .kv_heads = 8, .hidden = 28672, .context = 8192}) == nullptr);
+  mixtral_config mixtral{.layers = 32, .width = 4096, .heads = 32, .kv_heads = 8, .hidden = 14336, .context = 4096};
+  CHECK(models::mixtral<>::problem(mixtral) == nullptr);
+  mixtral.experts_per_token = 9;
+  CHECK(std::string(models::mixtral<>::problem(mixtral)).find("experts_per_token") != std::string::npos);
+  mixtral.experts_per_token = 2, mixtral.capacity_factor = -1;
+  CHECK(std::string(models::mixtral<>::problem(mixtral)).find("capacity_factor") != std::string::npos);
   CHECK(std::string(models::gpt2<>::problem({.layers = 1, .width = 10, .heads = 3, .context = 1})).find("Fix:") !=
         std::string::npos);
   CHECK(models::gpt2<>::problem({}) != nullptr);
@@ -81,14 +111,17 @@ TEST_CASE("the shapes of published models are accepted, others are refused with 
   CHECK(models::llama<>::problem({.layers = 1, .width = 9, .heads = 3, .context = 1}) != nullptr);  // odd head width
 }
 
-TEST_CASE("leaves of sums: heads in groups, hidden features in 24, whatever the mesh") {
+TEST_CASE("leaves of sums: a power of two, of whole head groups or of hidden features, whatever the mesh") {
   auto const net = models::llama<>::network<arithmetic::bitwise>(
       {.layers = 1, .width = 768, .heads = 12, .kv_heads = 4, .hidden = 3072, .context = 64});
   auto const& layer = net.layers.layers[0];
   CHECK(layer.first.inner.projection.in_leaf == 192);
-  CHECK(layer.first.inner.qkv.out_sums[0].leaf == 192);
-  CHECK(layer.first.inner.qkv.out_sums[1].leaf == 64);
-  CHECK(layer.second.inner.down.in_leaf == 128);
+  CHECK(layer.first.inner.qkv.out_pieces[0].leaf == 192);
+  CHECK(layer.first.inner.qkv.out_pieces[1].leaf == 64);
+  CHECK(layer.second.inner.down.in_leaf == 384);
+  auto const gpt = models::gpt2<>::network<arithmetic::bitwise>(models::gpt2_124m::config);
+  CHECK(gpt.layers.layers[0].first.inner.projection.in_leaf == 192);  // 12 heads: four leaves of three
+  CHECK(gpt.layers.layers[0].first.inner.qkv.out_pieces.size() == 3);
   auto const fast = models::llama<>::network<arithmetic::fast>({.layers = 1, .width = 768, .heads = 12, .context = 64});
   CHECK(fast.layers.layers[0].second.inner.down.in_leaf == 0);
 }

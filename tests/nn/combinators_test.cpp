@@ -50,7 +50,7 @@ TEST_CASE_TEMPLATE("residual, sequential and repeat: gradients under every memor
 
 TEST_CASE("parameters are named by their place") {
   std::vector<nn::parameter_spec> specs;
-  nn::binder<float const> b(nullptr, &specs);
+  nn::binder<float const> b(&specs);
   make_layers(0).bind(b);
   CHECK(specs.size() == 2 * 2 * 5);
   CHECK(specs[0].name == "layers.0.norm.weight");

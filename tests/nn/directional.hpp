@@ -42,7 +42,7 @@ inline std::vector<float> random_values(index_t n, char const* name, float scale
 template <class Harness, class Block, class Forward, class Backward>
 void check(Harness& h, Block const& block, index_t in, index_t out, Forward&& forward, Backward&& backward) {
   std::vector<nn::parameter_spec> specs;
-  nn::binder<float const> describe(nullptr, &specs);
+  nn::binder<float const> describe(&specs);
   block.bind(describe);
   auto parameters = random_values(describe.size(), "parameters", 0.5f);
   auto x = random_values(h.tokens() * in, "x", 1.0f);

@@ -12,7 +12,7 @@ TEST_CASE("linear: gradients, with the output in one sum or in several") {
                            {{"a", 5}, {"b", 12}},
                            true,
                            16,
-                           several ? std::vector<nn::row_sum>{{5, 0}, {12, 16}} : std::vector<nn::row_sum>{}};
+                           several ? std::vector<ops::k_piece>{{5, 0}, {12, 16}} : std::vector<ops::k_piece>{}};
     CHECK(block.out() == 17);
     directional::check(
         h, block, 13, 17, [&](auto& pass, auto const& p, auto x, auto y) { block.forward(pass, p, x, y); },

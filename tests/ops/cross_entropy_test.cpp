@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <doctest/doctest.h>
 
+#include <barrier>
+#include <thread>
+
 #include <tenon/ops/host/cross_entropy.hpp>
 
 #include "ref/cross_entropy.hpp"
@@ -153,6 +156,84 @@ TEST_CASE("forward alone, one gradient alone, accumulation, errors") {
   CHECK(same);
   forward.targets[0] = 2100;
   CHECK_THROWS_AS(forward.run(a), argument_error);
+}
+
+namespace {
+
+/// A sum over ranks that are threads.
+struct rank_sum {
+  explicit rank_sum(int ranks) : all_here(ranks), parts(static_cast<std::size_t>(ranks)) {}
+  void add(std::size_t rank, std::span<float> values) {
+    parts[rank].assign(values.begin(), values.end());
+    all_here.arrive_and_wait();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = -0.0f;
+      for (auto const& part : parts) values[i] += part[i];
+    }
+  }
+
+ private:
+  std::barrier<> all_here;
+  std::vector<std::vector<float>> parts;
+};
+
+/// The vocabulary cut over ranks against the whole.
+template <class T>
+void check_ranks(index_t ranks, index_t vocabulary, float cap, std::size_t workspace) {
+  CAPTURE(ranks);
+  CAPTURE(vocabulary);
+  problem<T> whole{.t = 9, .c = 20, .v = vocabulary, .cap = cap};
+  std::vector<float> d_hidden = ref::poison(whole.t * whole.c);  // of the whole, unrounded
+  auto all = whole.args();
+  all.d_hidden = {}, all.d_hidden_partial = matrix(d_hidden.data(), whole.t, whole.c);
+  whole.run(all);
+  index_t const leaf = reduction_order::feature_leaf(vocabulary), share = 8 / ranks * leaf;
+  rank_sum sum{int(ranks)};
+  auto const count = static_cast<std::size_t>(ranks);
+  std::vector<std::vector<float>> losses(count), parts(count);
+  std::vector<float> d_weight = ref::poison(vocabulary * whole.c);
+  auto const run_rank = [&](std::size_t r) {
+    index_t const first = std::min(index_t(r) * share, vocabulary), rows = std::min(share, vocabulary - first);
+    losses[r] = ref::poison(whole.t), parts[r] = ref::poison(whole.t * whole.c);
+    auto a = whole.args();
+    a.weight = rows_of(a.weight, first, rows);
+    a.losses = losses[r].data();
+    a.d_hidden = {}, a.d_hidden_partial = matrix(parts[r].data(), whole.t, whole.c);
+    a.d_weight = rows_of(matrix(d_weight.data(), vocabulary, whole.c), first, rows);
+    a.first_row = first, a.vocabulary = vocabulary, a.workspace_bytes = workspace;
+    auto exchange = [&, r](std::span<float> values) { sum.add(r, values); };
+    a.sum_over_ranks = {[](void* f, std::span<float> v) { (*static_cast<decltype(exchange)*>(f))(v); }, &exchange};
+    whole.run(a, 1);
+  };
+  std::vector<std::thread> threads;
+  for (std::size_t r = 0; r < count; ++r) threads.emplace_back(run_rank, r);
+  for (auto& thread : threads) thread.join();
+  for (auto const& l : losses) CHECK(ref::same_bits(l, whole.losses));
+  for (std::size_t apart = 1; apart < count; apart *= 2)
+    for (std::size_t r = 0; r < count; r += 2 * apart)
+      for (std::size_t i = 0; i < d_hidden.size(); ++i) parts[r][i] += parts[r + apart][i];
+  CHECK(ref::same_bits(parts[0], d_hidden));
+  CHECK(ref::same_bits(d_weight, whole.d_weight));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a vocabulary cut over ranks gives the bits of the whole", T, float, bf16) {
+  for (index_t const ranks : {1, 2, 4, 8})
+    for (index_t const vocabulary : {128, 65, 13, 5000})  // 65: five leaves, the last rank of four has none
+      for (float const cap : {0.0f, 3.0f}) {
+        check_ranks<T>(ranks, vocabulary, cap, std::size_t(1) << 30);
+        check_ranks<T>(ranks, vocabulary, cap, 0);
+      }
+}
+
+TEST_CASE("rows of a rank that are not whole leaves are refused") {
+  problem<float> p{.t = 2, .c = 4, .v = 64};
+  auto a = p.args();
+  for (auto [first, vocabulary] : {std::pair<index_t, index_t>{8, 256}, {256, 256}, {32, 0}, {-32, 256}, {32, 90}}) {
+    a.first_row = first, a.vocabulary = vocabulary;
+    CHECK_THROWS_AS(p.run(a), argument_error);
+  }
 }
 
 TEST_CASE("no tokens: the gradient of the weight is zero") {

@@ -41,6 +41,7 @@ struct problem {
   index_t m, n, k, leaf;
   stored a = stored::row_major, b = stored::row_major, c = stored::row_major;
   int threads = 1;
+  std::vector<ops::k_piece> pieces{};
 };
 
 /// Every element against the written order, bit for bit; nothing outside c is touched.
@@ -55,12 +56,13 @@ void check_bits(problem const& p) {
   owned<B> b(p.k, p.n, p.b, "b");
   owned<C> c(p.m, p.n, p.c);
   exec::host_context ctx(p.threads);
-  ops::gemm(ctx, ops::gemm_args<C, A, B>{.c = c.view, .a = a.view, .b = b.view, .leaf = p.leaf});
+  ops::gemm(ctx, ops::gemm_args<C, A, B>{.c = c.view, .a = a.view, .b = b.view, .leaf = p.leaf, .pieces = p.pieces});
+  auto const pieces = p.pieces.empty() ? std::vector<ops::k_piece>{{p.k, p.leaf}} : p.pieces;
   index_t wrong = 0, written = 0;
   for (auto const& x : c.data) written += float(x) == float(x);
   for (index_t i = 0; i < p.m; ++i)
     for (index_t j = 0; j < p.n; ++j)
-      wrong += float(c.view(i, j)) != float(C(ref::gemm_element_in_order<A, B>(a.view, b.view, p.leaf, i, j)));
+      wrong += float(c.view(i, j)) != float(C(ref::gemm_element_in_order<A, B>(a.view, b.view, pieces, i, j)));
   CHECK(wrong == 0);
   CHECK(written == p.m * p.n);
 }
@@ -123,14 +125,99 @@ TEST_CASE("gemm: more k than fits into packed memory keeps the order") {
   }
 }
 
+TEST_CASE("gemm: pieces of k, leaf j of the sum is leaf j of each") {
+  auto const rows = [](std::vector<ops::k_piece> const& pieces) {
+    index_t n = 0;
+    for (auto const& p : pieces) n += p.rows;
+    return n;
+  };
+  for (std::vector<ops::k_piece> const& pieces : {std::vector<ops::k_piece>{{70, 16}},
+                                                  {{5, 0}, {12, 16}},
+                                                  {{64, 16}, {64, 16}},
+                                                  {{256, 64}, {64, 16}, {64, 16}},       // grouped queries
+                                                  {{1, 1}, {7, 9}, {3, 4}},              // one leaf
+                                                  {{67, 16}, {9, 2}, {141, 32}},         // short last leaves
+                                                  {{768, 192}, {768, 192}, {768, 192}},  // several blocks to a leaf
+                                                  {{1000, 208}, {1000, 208}},
+                                                  {{600, 0}, {200, 0}},
+                                                  {{40, 1}, {80, 2}}})
+    for (index_t m : {index_t(1), index_t(2), index_t(4), index_t(13), index_t(61)})
+      for (int mask = 0; mask < 8; ++mask) {
+        auto const order = [&](int bit) { return mask >> bit & 1 ? stored::column_major : stored::row_major; };
+        problem const p{m, 45, rows(pieces), 0, order(0), order(1), order(2), 1 + mask % 2, pieces};
+        check_bits<float, float, float>(p);
+        if (m == 13) check_bits<bf16, bf16, fp16>(p);
+      }
+  std::vector<ops::k_piece> const long_pieces{{3000, 752}, {750, 188}, {750, 188}};  // k in several rounds of packing
+  check_bits<float, float, float>(
+      {600, 33, 4500, 0, stored::row_major, stored::row_major, stored::row_major, 2, long_pieces});
+}
+
+namespace {
+
+/// The whole product against one cut by leaves over `ranks`, whose parts are added pairwise.
+void check_ranks(std::vector<ops::k_piece> const& pieces, int ranks) {
+  CAPTURE(ranks);
+  index_t const m = 23, n = 37, leaves = pieces[0].leaves(), share = 8 / ranks;
+  index_t k = 0;
+  for (auto const& p : pieces) k += p.rows;
+  owned<float> a(m, k, stored::row_major, "a"), b(k, n, stored::row_major, "b"), whole(m, n, stored::row_major);
+  exec::host_context ctx(2);
+  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = whole.view, .a = a.view, .b = b.view, .pieces = pieces});
+  tree<std::vector<float>> sum;
+  auto const add = [](std::vector<float>& left, std::vector<float> const& right) {
+    for (std::size_t i = 0; i < left.size(); ++i) left[i] = left[i] + right[i];
+  };
+  for (index_t first_leaf = 0; first_leaf < leaves; first_leaf += share) {
+    std::vector<ops::k_piece> held;
+    std::vector<float> held_a, held_b, part(std::size_t(m * n));
+    std::vector<index_t> held_k;
+    index_t first = 0;
+    for (auto const& p : pieces) {
+      index_t const begin = first_leaf * p.leaf_rows(), end = std::min(begin + share * p.leaf_rows(), p.rows);
+      held.push_back({end - begin, p.leaf_rows()});
+      for (index_t i = begin; i < end; ++i) held_k.push_back(first + i);
+      first += p.rows;
+    }
+    for (index_t i = 0; i < m; ++i)
+      for (index_t at : held_k) held_a.push_back(a.view(i, at));
+    for (index_t at : held_k)
+      for (index_t j = 0; j < n; ++j) held_b.push_back(b.view(at, j));
+    index_t const count = index_t(held_k.size());
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = matrix(part.data(), m, n),
+                                                       .a = matrix<float const>(held_a.data(), m, count),
+                                                       .b = matrix<float const>(held_b.data(), count, n),
+                                                       .pieces = held});
+    sum.push(part, add);
+  }
+  auto const total = sum.finish(add);
+  index_t wrong = 0;
+  for (index_t i = 0; i < m; ++i)
+    for (index_t j = 0; j < n; ++j) wrong += bits_of(total[std::size_t(i * n + j)]) != bits_of(whole.view(i, j));
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("gemm: ranks that hold whole leaves, added as a tree, give the bits of the whole") {
+  for (int ranks : {1, 2, 4, 8}) {
+    for (index_t k : {index_t(128), index_t(1000), index_t(3072), index_t(99)})
+      check_ranks({{k, reduction_order::feature_leaf(k)}}, ranks);
+    check_ranks({{512, 64}, {128, 16}, {128, 16}}, ranks);
+    check_ranks({{1000, 128}, {1000, 128}}, ranks);
+  }
+}
+
 TEST_CASE("gemm: close to float64") {
   owned<float> a(61, 300, stored::row_major, "a"), b(300, 45, stored::column_major, "b"), c(61, 45, stored::row_major);
   exec::host_context ctx(1);
-  ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .leaf = 16});
-  for (index_t i = 0; i < 61; ++i)
-    for (index_t j = 0; j < 45; ++j)
-      CHECK(std::abs(c.view(i, j) - ref::gemm_element<float, float>(a.view, b.view, i, j)) <=
-            40 * 0x1p-24 * ref::gemm_magnitude<float, float>(a.view, b.view, i, j));
+  for (auto const& pieces : {std::vector<ops::k_piece>{{300, 16}}, {{201, 16}, {50, 4}, {49, 4}}}) {
+    ops::gemm(ctx, ops::gemm_args<float, float, float>{.c = c.view, .a = a.view, .b = b.view, .pieces = pieces});
+    for (index_t i = 0; i < 61; ++i)
+      for (index_t j = 0; j < 45; ++j)
+        CHECK(std::abs(c.view(i, j) - ref::gemm_element<float, float>(a.view, b.view, i, j)) <=
+              40 * 0x1p-24 * ref::gemm_magnitude<float, float>(a.view, b.view, i, j));
+  }
 }
 
 TEST_CASE_TEMPLATE("gemm: element types mix", T, float, bf16, fp16) {
@@ -242,6 +329,9 @@ TEST_CASE("gemm: shapes and strides that do not fit are refused") {
   CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(3, 5), .b = m(6, 4)}), argument_error);
   CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(2, 5), .b = m(5, 4)}), argument_error);
   CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(3, 5), .b = m(5, 4), .residual = m(3, 3)}), argument_error);
+  ops::k_piece const unlike[] = {{3, 1}, {2, 1}}, too_few[] = {{2, 0}, {2, 0}}, none[] = {{5, 0}, {0, 0}};
+  for (std::span<ops::k_piece const> pieces : {std::span(unlike), std::span(too_few), std::span(none)})
+    CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = m(3, 5), .b = m(5, 4), .pieces = pieces}), argument_error);
   matrix_view<float> const gaps{v.data(), {extents<dynamic, dynamic>(3, 5), {20, 2}}};
   CHECK_THROWS_AS(ops::gemm(ctx, args{.c = m(3, 4), .a = gaps, .b = m(5, 4)}), argument_error);
 }

@@ -6,7 +6,7 @@ if(NOT EXISTS ${CMAKE_CURRENT_LIST_DIR}/dump_model.cpp OR NOT TARGET nlohmann_js
 endif()
 add_executable(dump_model ${CMAKE_CURRENT_LIST_DIR}/dump_model.cpp)
 target_link_libraries(dump_model PRIVATE tenon_own_build tenon::tenon nlohmann_json::nlohmann_json)
-foreach(model gpt2 llama)
+foreach(model gpt2 llama mixtral)
   set(dump ${CMAKE_CURRENT_BINARY_DIR}/parity_${model}.safetensors)
   add_test(NAME parity/dump_${model} COMMAND dump_model ${model} ${dump})
   set_tests_properties(parity/dump_${model} PROPERTIES LABELS parity TIMEOUT 120 FIXTURES_SETUP dump_${model})

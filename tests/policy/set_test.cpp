@@ -20,7 +20,7 @@ TEST_CASE("a set takes policies in any order and has a default on every axis") {
 }
 
 TEST_CASE("leaves of the bitwise order are functions of the extent; the fast order has none") {
-  CHECK(arithmetic::bitwise::feature_leaf(3072) == 128);
+  CHECK(arithmetic::bitwise::feature_leaf(3072) == 384);
   CHECK(arithmetic::bitwise::token_leaf(4096) == 512);
   CHECK(arithmetic::bitwise::token_leaf(256) == 64);
   CHECK(arithmetic::bitwise::token_leaf(100) == 100);  // does not divide: one leaf
@@ -29,5 +29,10 @@ TEST_CASE("leaves of the bitwise order are functions of the extent; the fast ord
     CHECK(t % leaf == 0);
     CHECK((count & (count - 1)) == 0);
   }
+  CHECK(arithmetic::bitwise::head_leaf(12, 64) == 3 * 64);
+  CHECK(arithmetic::bitwise::head_leaf(25, 64) == 25 * 64);  // odd: one leaf
+  CHECK(arithmetic::bitwise::head_leaf(32, 128) == 4 * 128);
+  CHECK(arithmetic::bitwise::head_leaf(2, 96) == 96);
   CHECK(arithmetic::fast::feature_leaf(3072) == 0);
+  CHECK(arithmetic::fast::head_leaf(12, 64) == 0);
 }

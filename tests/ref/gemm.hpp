@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <tenon/core/reduction_order.hpp>
-#include <tenon/core/view.hpp>
+#include <tenon/ops/gemm.hpp>
 
 namespace ref {
 
@@ -26,20 +26,31 @@ double gemm_magnitude(tenon::matrix_view<A const> a, tenon::matrix_view<B const>
   return sum;
 }
 
-/// Element (i, j) of a b, bit for bit: one chain of fused multiply-adds per leaf, leaves by `tenon::tree`.
+/// Element (i, j) of a b, bit for bit: one chain of fused multiply-adds per leaf, which goes through all pieces; leaves
+/// by `tenon::tree`.
 template <class A, class B>
-float gemm_element_in_order(tenon::matrix_view<A const> a, tenon::matrix_view<B const> b, tenon::index_t leaf,
-                            tenon::index_t i, tenon::index_t j) {
-  tenon::index_t const extent = a.extent(1), length = leaf > 0 ? leaf : extent;
+float gemm_element_in_order(tenon::matrix_view<A const> a, tenon::matrix_view<B const> b,
+                            std::vector<tenon::ops::k_piece> const& pieces, tenon::index_t i, tenon::index_t j) {
   auto const add = [](float& left, float right) { left = left + right; };
   tenon::tree<float> sum;
-  for (tenon::index_t begin = 0; begin < extent; begin += length) {
+  for (tenon::index_t leaf = 0; leaf < pieces.at(0).leaves(); ++leaf) {
     float chain = 0;
-    for (tenon::index_t k = begin; k < std::min(begin + length, extent); ++k)
-      chain = std::fma(float(a(i, k)), float(b(k, j)), chain);
+    tenon::index_t first = 0;
+    for (auto const& piece : pieces) {
+      tenon::index_t const begin = leaf * piece.leaf_rows(), end = std::min(begin + piece.leaf_rows(), piece.rows);
+      for (tenon::index_t k = first + begin; k < first + end; ++k)
+        chain = std::fma(float(a(i, k)), float(b(k, j)), chain);
+      first += piece.rows;
+    }
     sum.push(chain, add);
   }
   return sum.finish(add);
+}
+/// The same for one piece.
+template <class A, class B>
+float gemm_element_in_order(tenon::matrix_view<A const> a, tenon::matrix_view<B const> b, tenon::index_t leaf,
+                            tenon::index_t i, tenon::index_t j) {
+  return gemm_element_in_order(a, b, {{a.extent(1), leaf}}, i, j);
 }
 
 }  // namespace ref

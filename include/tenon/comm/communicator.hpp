@@ -83,6 +83,7 @@ struct shard_visitor {
 /// A group of ranks. Every rank of it calls the same functions in the same order, but for `exchange`, which only those
 /// call that have something to send or receive; one thread of a rank at a time.
 ///
+///  - `ranks_here()`: how many ranks share the processors that this one may use.
 ///  - `split(color, key)`: those with the same color form a group, ordered by (key, rank).
 ///  - `broadcast(bytes, root)`, `barrier()`.
 ///  - `all_gather(whole, cuts)`: rank r has bytes [cuts[r], cuts[r + 1]) of `whole`; afterwards each has all.

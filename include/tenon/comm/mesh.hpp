@@ -77,7 +77,8 @@ inline mesh_shape parse_mesh(std::string_view text) {
 template <Communicator C>
 class mesh {
  public:
-  mesh(C& world, mesh_shape const& shape) : mesh(world, place(world, shape)) {}
+  /// A collective. `all` lives longer.
+  mesh(C& all, mesh_shape const& shape) : mesh(all, place(all, shape)) {}
 
   constexpr mesh_shape shape() const {
     return {data.size(), tensor.size(), context.size(), pipeline.size(), expert.size()};
@@ -127,12 +128,13 @@ class mesh {
     int all;
     coordinate tensor, context, expert, data, pipeline;
   };
-  mesh(C& world, place const& p)
-      : tensor(p.group(world, p.tensor)), context(p.group(world, p.context)), pipeline(p.group(world, p.pipeline)),
-        expert(p.group(world, p.expert)), data(p.group(world, p.data)), batch(p.group(world, p.data, p.expert)),
-        replicas(p.group(world, p.data, p.expert, p.context)) {}
+  mesh(C& all, place const& p)
+      : world(all), tensor(p.group(all, p.tensor)), context(p.group(all, p.context)),
+        pipeline(p.group(all, p.pipeline)), expert(p.group(all, p.expert)), data(p.group(all, p.data)),
+        batch(p.group(all, p.data, p.expert)), replicas(p.group(all, p.data, p.expert, p.context)) {}
 
  public:
+  C& world;
   C tensor;    ///< hold parts of the same matrices
   C context;   ///< hold parts of the same sequences
   C pipeline;  ///< hold other layers of the same model

@@ -24,6 +24,8 @@
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/policy/communicator.hpp>
 
+#include <unistd.h>
+
 namespace tenon::comm {
 
 namespace detail {
@@ -130,6 +132,18 @@ class mpi {
 
   int rank() const { return me; }
   int size() const { return ranks; }
+  /// A collective.
+  int ranks_here() const {
+    auto const usable = std::thread::hardware_concurrency();
+    if (long const present = sysconf(_SC_NPROCESSORS_ONLN); present > long(usable)) return 1;  // bound by the launcher
+    MPI_Comm host = MPI_COMM_NULL;
+    detail::check_mpi(MPI_Comm_split_type(group.comm, MPI_COMM_TYPE_SHARED, me, MPI_INFO_NULL, &host),
+                      "MPI_Comm_split_type");
+    int n = 1;
+    MPI_Comm_size(host, &n);
+    MPI_Comm_free(&host);
+    return n;
+  }
   /// Whether groups may be used on different threads at the same time, as `stream` does.
   static bool concurrent() { return thread_level() == MPI_THREAD_MULTIPLE; }
 

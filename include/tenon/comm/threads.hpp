@@ -169,6 +169,7 @@ class threads {
   }
 
   int rank() const { return me; }
+  int ranks_here() const { return group->world->size(); }
   int size() const { return int(group->members.size()); }
 
   threads split(int color, int key) {

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 
 #include <tenon/core/view.hpp>
 
@@ -27,15 +28,20 @@ constexpr index_t round_up(index_t a, index_t multiple) { return ceil_div(a, mul
 
 /// Leaf lengths: functions of the extent alone.
 struct reduction_order {
-  /// Leaves of a dimension that tensor parallelism may cut (the k of a row-parallel layer): 24 divides evenly over
-  /// 1, 2, 3, 4, 6 and 8 ranks.
-  static constexpr index_t feature_leaves = 24;
+  /// Most leaves of a dimension that tensor parallelism may cut (the k of a row-parallel layer) into 1, 2, 4 or 8: rank
+  /// r of n holds leaves [8 r / n, 8 (r + 1) / n), which are one node of the tree.
+  static constexpr index_t feature_leaves = 8;
   /// Most leaves of one sequence: context parallelism may cut it into 1, 2, 4 or 8.
   static constexpr index_t sequence_leaves = 8;
   /// Fewest tokens of a leaf: below it the additions between leaves would be felt in a matrix product.
   static constexpr index_t least_token_leaf = 64;
 
   static constexpr index_t feature_leaf(index_t extent) { return round_up(ceil_div(extent, feature_leaves), lanes); }
+  /// Features of attention heads: leaves of whole KV head groups, all equal; as many as the largest power of two that
+  /// divides `kv_heads`, at most `feature_leaves`.
+  static constexpr index_t head_leaf(index_t kv_heads, index_t group_width) {
+    return kv_heads / std::gcd(kv_heads, feature_leaves) * group_width;
+  }
   /// Every sequence is a whole number of leaves, a power of two: a node of the tree over samples. Long sequences have
   /// 8, short ones fewer, and one that does not divide is one leaf.
   static constexpr index_t token_leaf(index_t sequence_length) {

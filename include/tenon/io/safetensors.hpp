@@ -8,6 +8,7 @@
 #include <concepts>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <map>
@@ -146,11 +147,12 @@ struct tensor_to_write {
   std::string dtype;
   std::vector<index_t> shape;
   void const* data = nullptr;
+  std::function<void(std::span<std::byte>)> fill{};  ///< writes the bytes when its turn comes, where there is no `data`
 };
 /// A tensor_to_write with the type's own dtype name.
 template <StoredElement T>
 tensor_to_write stored_as(std::string name, std::vector<index_t> shape, T const* data) {
-  return {std::move(name), dtype_name<T>(), std::move(shape), data};
+  return {std::move(name), dtype_name<T>(), std::move(shape), data, {}};
 }
 
 namespace detail {
@@ -241,7 +243,14 @@ inline void write_safetensors(path const& file, std::span<tensor_to_write const>
     std::uint64_t const length = header.size();
     out.write(&length, sizeof length);
     out.write(header);
-    for (auto const& p : placed) out.write(p.tensor->data, p.bytes);
+    std::vector<std::byte> content;
+    for (auto const& p : placed) {
+      if (p.tensor->fill) {
+        content.resize(p.bytes);
+        p.tensor->fill(content);
+      }
+      out.write(p.tensor->fill ? content.data() : p.tensor->data, p.bytes);
+    }
   });
 }
 inline void write_safetensors(path const& file, std::initializer_list<tensor_to_write> tensors,

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <cmath>
+
 #include <tenon/core/view.hpp>
 
 namespace tenon::models::detail {
@@ -20,5 +22,8 @@ constexpr char const* shape_problem(index_t layers, index_t width, index_t heads
   if (vocabulary < 2) return "tenon::models: vocabulary is below 2. Fix: the number of tokens, 256 for bytes.";
   return nullptr;
 }
+
+/// Standard deviation of what is added to the residual stream, twice a layer. @source GPT-2 (see gpt2_config)
+inline float residual_stddev(index_t layers) { return 0.02f / std::sqrt(2.0f * float(layers)); }
 
 }  // namespace tenon::models::detail

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-#include <cmath>
 #include <string>
 
 #include <tenon/core/error.hpp>
@@ -55,16 +54,16 @@ template <gpt2_config Config>
 template <Arithmetic Order>
 typename gpt2<Config>::network_type gpt2<Config>::network(gpt2_config const& c) {
   index_t const head_width = c.width / c.heads, hidden = c.hidden ? c.hidden : 4 * c.width;
-  float const residual_stddev = 0.02f / std::sqrt(2.0f * float(c.layers));
+  float const residual_stddev = detail::residual_stddev(c.layers);
   network_type net;
   net.embedding = {"wte", "wpe", c.vocabulary, c.width, c.context};
   net.embedding_dropout = c.dropout;
   net.layers.name = "h";
   for (index_t i = 0; i < c.layers; ++i) {
-    index_t const head_leaf = Order::head_leaf(head_width);
+    index_t const head_leaf = Order::head_leaf(c.heads, head_width);
     nn::self_attention attention{.query_heads = int(c.heads), .kv_heads = int(c.heads), .head_width = int(head_width)};
-    // One name in files, three sums: a rank of tensor parallelism holds some heads of each.
-    nn::row_sum const heads{c.width, head_leaf};
+    // One name in files, three pieces: a rank of tensor parallelism holds some heads of each.
+    ops::k_piece const heads{c.width, head_leaf};
     attention.qkv = {c.width, {{"c_attn", 3 * c.width}}, c.bias, 0, {heads, heads, heads}};
     attention.projection = {c.width, {{"c_proj", c.width}}, c.bias, head_leaf, {}, residual_stddev};
     nn::mlp mlp{.activation = ops::activation_kind::gelu_tanh};

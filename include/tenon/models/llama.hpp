@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-#include <cmath>
 #include <string>
 
 #include <tenon/models/check.hpp>
@@ -37,39 +36,36 @@ struct llama_config {
 
 namespace models {
 
-/// Llama, Qwen 2 and Mistral shapes: RMSNorm, rotary positions, grouped queries, SwiGLU. `llama<>` takes its shape at
-/// run time. Parameter names are those of the published checkpoints.
-template <llama_config Config = llama_config{}>
-struct llama {
-  using config_type = llama_config;
-  using network_type = nn::transformer<nn::rms_norm>;
-  static constexpr char const* name = "llama";
-  static constexpr llama_config config = Config;
-  static constexpr bool is_static = Config != llama_config{};
+namespace detail {
 
-  static constexpr char const* problem(llama_config const& c) {
-    if (char const* p = detail::shape_problem(c.layers, c.width, c.heads, c.kv_heads ? c.kv_heads : c.heads, c.context,
-                                              c.vocabulary))
-      return p;
-    if ((c.width / c.heads) % 2 != 0)
-      return "tenon::models: the head width is odd; rotary positions turn pairs of features. Fix: an even width / "
-             "heads.";
-    return nullptr;
-  }
-  template <Arithmetic Order>
-  static network_type network(llama_config const& c);
-};
-
-template <llama_config Config>
-template <Arithmetic Order>
-typename llama<Config>::network_type llama<Config>::network(llama_config const& c) {
-  index_t const head_width = c.width / c.heads, kv_heads = c.kv_heads ? c.kv_heads : c.heads;
+/// What is wrong with the shape of a Llama or of a model that shares its attention, or null.
+template <class Config>
+constexpr char const* llama_problem(Config const& c) {
+  if (char const* p =
+          shape_problem(c.layers, c.width, c.heads, c.kv_heads ? c.kv_heads : c.heads, c.context, c.vocabulary))
+    return p;
+  if ((c.width / c.heads) % 2 != 0)
+    return "tenon::models: the head width is odd; rotary positions turn pairs of features. Fix: an even width / "
+           "heads.";
+  return nullptr;
+}
+/// The two linear layers of a gated mlp.
+template <Arithmetic Order, class Config>
+void gated_layers(Config const& c, char const* gate, char const* value, char const* out, nn::linear& up,
+                  nn::linear& down) {
   index_t const hidden = c.hidden ? c.hidden : round_up(ceil_div(8 * c.width, 3), 32);
-  index_t const group_leaf = Order::head_leaf(head_width * (c.heads / kv_heads)),
-                kv_leaf = Order::head_leaf(head_width);
-  index_t const kv_width = kv_heads * head_width, hidden_leaf = Order::feature_leaf(hidden);
-  float const residual_stddev = 0.02f / std::sqrt(2.0f * float(c.layers));
-  network_type net;
+  index_t const hidden_leaf = Order::feature_leaf(hidden);
+  up = {c.width, {{gate, hidden}, {value, hidden}}, false, 0, {{hidden, hidden_leaf}, {hidden, hidden_leaf}}};
+  down = {hidden, {{out, c.width}}, false, hidden_leaf, {}, residual_stddev(c.layers)};
+}
+/// Everything but the feed-forward blocks, which are all `inner`.
+template <Arithmetic Order, class Network, class Config, class FeedForward>
+Network llama_network(Config const& c, char const* inner_name, FeedForward const& inner) {
+  index_t const head_width = c.width / c.heads, kv_heads = c.kv_heads ? c.kv_heads : c.heads;
+  index_t const group_leaf = Order::head_leaf(kv_heads, head_width * (c.heads / kv_heads)),
+                kv_leaf = Order::head_leaf(kv_heads, head_width);
+  index_t const kv_width = kv_heads * head_width;
+  Network net;
   net.embedding = {"model.embed_tokens", "", c.vocabulary, c.width, 0};
   net.embedding_dropout = c.dropout;
   net.layers.name = "model.layers";
@@ -84,25 +80,43 @@ typename llama<Config>::network_type llama<Config>::network(llama_config const& 
                      c.qkv_bias,
                      0,
                      {{c.width, group_leaf}, {kv_width, kv_leaf}, {kv_width, kv_leaf}}};
-    attention.projection = {c.width, {{"o_proj", c.width}}, false, group_leaf, {}, residual_stddev};
-    nn::mlp mlp{.activation = ops::activation_kind::silu, .gated = true};
-    mlp.up = {c.width,
-              {{"gate_proj", hidden}, {"up_proj", hidden}},
-              false,
-              0,
-              {{hidden, hidden_leaf}, {hidden, hidden_leaf}}};
-    mlp.down = {hidden, {{"down_proj", c.width}}, false, hidden_leaf, {}, residual_stddev};
+    attention.projection = {c.width, {{"o_proj", c.width}}, false, group_leaf, {}, residual_stddev(c.layers)};
     std::string const stream = "model.layers." + std::to_string(i);
     nn::rms_norm const norm{c.width, c.epsilon};
     net.layers.layers.push_back(
         {{"input_layernorm", "self_attn", norm, attention, c.dropout, stream + ".self_attn.dropout"},
-         {"post_attention_layernorm", "mlp", norm, mlp, c.dropout, stream + ".mlp.dropout"}});
+         {"post_attention_layernorm", inner_name, norm, inner, c.dropout, stream + "." + inner_name + ".dropout"}});
   }
   net.final_norm_name = "model.norm";
   net.final_norm = {c.width, c.epsilon};
   net.tied = c.tied;
   net.head_name = "lm_head";
   return net;
+}
+
+}  // namespace detail
+
+/// Llama, Qwen 2 and Mistral shapes: RMSNorm, rotary positions, grouped queries, SwiGLU. `llama<>` takes its shape at
+/// run time. Parameter names are those of the published checkpoints.
+template <llama_config Config = llama_config{}>
+struct llama {
+  using config_type = llama_config;
+  using network_type = nn::transformer<nn::rms_norm>;
+  static constexpr char const* name = "llama";
+  static constexpr llama_config config = Config;
+  static constexpr bool is_static = Config != llama_config{};
+
+  static constexpr char const* problem(llama_config const& c) { return detail::llama_problem(c); }
+  template <Arithmetic Order>
+  static network_type network(llama_config const& c);
+};
+
+template <llama_config Config>
+template <Arithmetic Order>
+typename llama<Config>::network_type llama<Config>::network(llama_config const& c) {
+  nn::mlp mlp{.activation = ops::activation_kind::silu, .gated = true};
+  detail::gated_layers<Order>(c, "gate_proj", "up_proj", "down_proj", mlp.up, mlp.down);
+  return detail::llama_network<Order, network_type>(c, "mlp", mlp);
 }
 
 }  // namespace models

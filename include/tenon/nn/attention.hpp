@@ -37,6 +37,12 @@ struct self_attention {
     auto const first = qkv.bind(b);
     return {first, projection.bind(b)};
   }
+  /// Keeps the heads of one rank of tensor parallelism: whole groups, one KV head with the queries that read it.
+  void shard(int rank, int ranks) {
+    qkv.shard_outputs(rank, ranks);
+    projection.shard_inputs(rank, ranks);
+    query_heads /= ranks, kv_heads /= ranks;
+  }
   index_t query_width() const { return index_t(query_heads) * head_width; }
   index_t kv_width() const { return index_t(kv_heads) * head_width; }
 

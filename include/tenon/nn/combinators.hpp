@@ -132,6 +132,7 @@ template <class Block>
 struct repeat {
   std::string name;
   std::vector<Block> layers;
+  index_t first = 0;  ///< number of the first one: a stage of a pipeline begins anywhere
 
   template <class T>
   struct parameters {
@@ -147,8 +148,9 @@ struct repeat {
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
     for (std::size_t i = 0; i < layers.size(); ++i) {
+      b.bucket();
       p.begins.push_back(b.position());
-      p.layers.push_back(b.scope(name + "." + std::to_string(i), [&] { return layers[i].bind(b); }));
+      p.layers.push_back(b.scope(name + "." + std::to_string(first + index_t(i)), [&] { return layers[i].bind(b); }));
     }
     return p;
   }
@@ -161,6 +163,7 @@ struct repeat {
     s.layers.resize(layers.size());
     s.inputs.resize(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
+      pass.hooks.before_layer(index_t(i), false);
       if (gradients) pass.saved.lend(std::as_writable_bytes(std::span(gradients->begins[0], gradients->begins[i])));
       s.inputs[i] = x;
       auto const y = pass.template allocate<T>(x.extent(1), true);
@@ -176,6 +179,7 @@ struct repeat {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
                 matrix_view<T> d) const {
     for (std::size_t i = layers.size(); i-- > 0;) {
+      pass.hooks.before_layer(index_t(i), true);
       auto const mark = pass.saved.mark();
       if (Pass::recomputes_layers) {
         auto const y = pass.template allocate<T>(d.extent(1), true);
@@ -183,6 +187,7 @@ struct repeat {
       }
       layers[i].backward(pass, p.layers[i], g.layers[i], s.layers[i], d);
       pass.saved.release(mark);
+      pass.after_backward(index_t(i));
     }
   }
 };

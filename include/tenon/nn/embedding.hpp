@@ -9,6 +9,7 @@
 namespace tenon::nn {
 
 /// x = table[token] (+ positions[position] when `max_positions` is not 0).
+/// The token table is a bucket of its own: a head may share it.
 /// @shape tokens [t]  table [vocabulary, width]  positions [max_positions, width]  x [t, width]
 struct token_embedding {
   std::string token_name, position_name;
@@ -24,6 +25,7 @@ struct token_embedding {
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
     p.tokens = b.matrix({{token_name, vocabulary}}, ".weight", width, {stddev}, parameter_kind::embedding);
+    b.bucket();
     if (max_positions)
       p.positions = b.matrix({{position_name, max_positions}}, ".weight", width, {stddev}, parameter_kind::embedding);
     return p;

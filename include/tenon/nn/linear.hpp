@@ -2,32 +2,63 @@
 #pragma once
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/ops/elementwise.hpp>
 #include <tenon/ops/gemm.hpp>
 
 namespace tenon::nn {
 
+/// What of a matrix tensor parallelism cuts.
+enum class matrix_cut { none, outputs, inputs };
+
 /// y = x W^T + b.
-/// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input). Sums
-/// over the output features (the input gradient) are taken one by one over `out_sums`, and added in that order.
+/// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input), those
+/// over the output features (the input gradient) by `out_pieces`.
+/// Under tensor parallelism a rank holds some output features, and the input gradient is summed over ranks; or some
+/// input features, and y is summed. The bias of the latter is on every rank.
 /// @shape x [t, in]  W [out, in]  b [out]  y [t, out]   @test tests/nn/linear_test.cpp
 struct linear {
   index_t in = 0;
   std::vector<row_piece> pieces;  ///< the output features, by name
   bool has_bias = false;
   index_t in_leaf = 0;
-  std::vector<row_sum> out_sums{};  ///< empty: one sum over all of them, not cut
+  std::vector<ops::k_piece> out_pieces{};  ///< empty: not cut
   float stddev = 0.02f;
+  matrix_cut cut = matrix_cut::none;
+  column_range columns{};  ///< of the whole matrix, when the inputs are cut
 
   template <class T>
   struct parameters {
     matrix_view<T> weight;
     T* bias = nullptr;
   };
+  /// Keeps the output features of one rank: some leaves of each of `out_pieces`.   @error see share_of_rank
+  void shard_outputs(int rank, int ranks) {
+    if (out_pieces.empty()) out_pieces.push_back({out(), 0});
+    for (auto& piece : pieces) piece.whole_rows = piece.rows, piece.rows = 0;
+    auto piece = pieces.begin();
+    index_t row = 0;  // of the whole piece
+    for (auto& k : out_pieces) {
+      if (row == piece->whole_rows) ++piece, row = 0;
+      auto const share = share_of_rank(piece->name, k.rows, k.leaf, rank, ranks);
+      piece->held.push_back({row + share.first, share.count});
+      piece->rows += share.count;
+      row += k.rows;
+      k.rows = share.count;
+    }
+    cut = matrix_cut::outputs;
+  }
+  /// Keeps the input features of one rank.   @error see share_of_rank
+  void shard_inputs(int rank, int ranks) {
+    auto const share = share_of_rank("the input of " + pieces[0].name, in, in_leaf, rank, ranks);
+    columns = {share.first, in};
+    in = share.count;
+    cut = matrix_cut::inputs;
+  }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
-    p.weight = b.matrix(pieces, ".weight", in, {stddev});
+    p.weight = b.matrix(pieces, ".weight", in, {stddev}, parameter_kind::matrix, columns);
     if (has_bias) p.bias = b.bias(pieces);
     return p;
   }
@@ -37,7 +68,7 @@ struct linear {
     return n;
   }
 
-  /// What is fused behind the product: y = residual + activation(x W^T + b).
+  /// What is fused behind the product: y = residual + activation(x W^T + b). No activation behind a sum over ranks.
   template <class T>
   struct epilogue {
     matrix_view<T const> residual{};
@@ -48,6 +79,14 @@ struct linear {
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y,
                epilogue<T> const& after = {}) const {
     arena_scope scope(pass.exec.scratch());
+    if (pass.tensor_ranks() > 1 && cut == matrix_cut::inputs) {
+      auto const partial = pass.exec.scratch().template allocate_matrix<float>(y.extent(0), out());
+      partial_sum(partial, in, [&] {
+        ops::gemm(pass.exec,
+                  ops::gemm_args<float, T, T>{.c = partial, .a = x, .b = transposed(p.weight), .leaf = in_leaf});
+      });
+      return sum_over_tensor_ranks(pass, as_const(partial), y, pass.as_float(p.bias, out()), after.residual);
+    }
     ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = y,
                                                  .a = x,
                                                  .b = transposed(p.weight),
@@ -58,38 +97,27 @@ struct linear {
                                                  .pre_activation = after.pre_activation});
   }
 
-  /// Overwrites the parameter gradients and d_x.
+  /// Overwrites the parameter gradients (unless there is none for the weight) and d_x (unless it is empty).
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, matrix_view<T const> x,
                 matrix_view<T const> d_y, matrix_view<T> d_x) const {
-    index_t const leaf = pass.token_leaf();
-    ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = g.weight, .a = transposed(d_y), .b = x, .leaf = leaf});
-    if (has_bias) ops::column_sum(pass.exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias, .leaf = leaf});
+    if (!g.weight.empty() || g.bias)
+      pass.weight_gradients([g, leaf = pass.token_leaf(), x = pass.for_later(x, true),
+                             d_y = pass.for_later(d_y, false)](auto& exec, index_t moved) {
+        if (auto const w = moved_by(g.weight, moved); !w.empty())
+          ops::gemm(exec, ops::gemm_args<float, T, T>{.c = w, .a = transposed(d_y), .b = x, .leaf = leaf});
+        if (g.bias) ops::column_sum(exec, ops::column_sum_args<T>{.x = d_y, .out = g.bias + moved, .leaf = leaf});
+      });
     if (d_x.empty()) return;
-    if constexpr (std::is_same_v<T, float>) input_gradient(pass, p, d_y, d_x);
-    else if (out_sums.size() < 2) input_gradient(pass, p, d_y, d_x);
-    else {  // several products are added: keep the sum in fp32 and round once
+    if (pass.tensor_ranks() > 1 && cut == matrix_cut::outputs) {
       arena_scope scope(pass.exec.scratch());
-      auto const sum = pass.exec.scratch().template allocate_matrix<float>(d_x.extent(0), in);
-      input_gradient(pass, p, d_y, sum);
-      ops::convert(pass.exec, ops::convert_args<T, float>{d_x.data(), sum.data(), sum.size()});
+      auto const partial = pass.exec.scratch().template allocate_matrix<float>(d_x.extent(0), in);
+      partial_sum(partial, out(), [&] {
+        ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = partial, .a = d_y, .b = p.weight, .pieces = out_pieces});
+      });
+      return sum_over_tensor_ranks(pass, as_const(partial), d_x);
     }
-  }
-
- private:
-  template <class Pass, class T, class D>
-  void input_gradient(Pass& pass, parameters<T const> const& p, matrix_view<T const> d_y, matrix_view<D> d_x) const {
-    index_t first = 0;
-    auto add = [&](row_sum sum) {
-      ops::gemm(pass.exec, ops::gemm_args<D, T, T>{.c = d_x,
-                                                   .a = columns_of(d_y, first, sum.rows),
-                                                   .b = rows_of(p.weight, first, sum.rows),
-                                                   .leaf = sum.leaf,
-                                                   .accumulate = first > 0});
-      first += sum.rows;
-    };
-    if (out_sums.empty()) add({out(), 0});
-    for (auto const& sum : out_sums) add(sum);
+    ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = d_x, .a = d_y, .b = p.weight, .pieces = out_pieces});
   }
 };
 

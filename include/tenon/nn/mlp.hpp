@@ -27,6 +27,14 @@ struct mlp {
     auto const first = up.bind(b);
     return {first, down.bind(b)};
   }
+  /// Keeps the hidden features of one rank of tensor parallelism.
+  void shard(int rank, int ranks) {
+    up.shard_outputs(rank, ranks);
+    down.shard_inputs(rank, ranks);
+  }
+
+  /// Weights that one token meets.
+  double active_weights() const { return double(up.in * up.out() + down.in * down.out()); }
 
   /// y = residual + mlp(x)
   template <class Pass, class T>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <algorithm>
 #include <string>
 
 #include <tenon/nn/parameter.hpp>
@@ -7,6 +8,18 @@
 #include <tenon/ops/norm.hpp>
 
 namespace tenon::nn {
+
+namespace detail {
+/// Where a norm's backward, which makes all gradients at once, puts one of its weights: its place, or memory from where it
+/// goes there later.
+template <class Pass>
+float* norm_gradient(Pass& pass, float* place, index_t width) {
+  if (!pass.deferred || !place) return place;
+  float* const made = pass.deferred->memory.template allocate<float>(width);
+  pass.weight_gradients([=](auto&, index_t moved) { std::copy_n(made, width, place + moved); });
+  return made;
+}
+}  // namespace detail
 
 /// Layer normalisation over the features of a token. @shape x, y [t, width]  @source Ba et al. 2016, arXiv:1607.06450
 struct layer_norm {
@@ -51,16 +64,17 @@ struct layer_norm {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved const& s,
                 matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to,
                 matrix_view<T> d_x) const {
-    ops::layer_norm_backward(pass.exec, ops::layer_norm_backward_args<T>{.d_out = d_y,
-                                                                         .x = x,
-                                                                         .mean = s.mean,
-                                                                         .rstd = s.rstd,
-                                                                         .weight = p.weight,
-                                                                         .d_x = d_x,
-                                                                         .add_to = add_to,
-                                                                         .d_weight = g.weight,
-                                                                         .d_bias = g.bias,
-                                                                         .leaf = pass.token_leaf()});
+    ops::layer_norm_backward(pass.exec,
+                             ops::layer_norm_backward_args<T>{.d_out = d_y,
+                                                              .x = x,
+                                                              .mean = s.mean,
+                                                              .rstd = s.rstd,
+                                                              .weight = p.weight,
+                                                              .d_x = d_x,
+                                                              .add_to = add_to,
+                                                              .d_weight = detail::norm_gradient(pass, g.weight, width),
+                                                              .d_bias = detail::norm_gradient(pass, g.bias, width),
+                                                              .leaf = pass.token_leaf()});
   }
 };
 
@@ -95,14 +109,15 @@ struct rms_norm {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved const& s,
                 matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to,
                 matrix_view<T> d_x) const {
-    ops::rms_norm_backward(pass.exec, ops::rms_norm_backward_args<T>{.d_out = d_y,
-                                                                     .x = x,
-                                                                     .rstd = s.rstd,
-                                                                     .weight = p.weight,
-                                                                     .d_x = d_x,
-                                                                     .add_to = add_to,
-                                                                     .d_weight = g.weight,
-                                                                     .leaf = pass.token_leaf()});
+    ops::rms_norm_backward(pass.exec,
+                           ops::rms_norm_backward_args<T>{.d_out = d_y,
+                                                          .x = x,
+                                                          .rstd = s.rstd,
+                                                          .weight = p.weight,
+                                                          .d_x = d_x,
+                                                          .add_to = add_to,
+                                                          .d_weight = detail::norm_gradient(pass, g.weight, width),
+                                                          .leaf = pass.token_leaf()});
   }
 };
 

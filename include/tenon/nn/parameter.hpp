@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file How blocks name and place their parameters: one flat buffer, bound to aggregates of views.
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,28 +20,45 @@ using tenon::parameter_spec;
 struct row_piece {
   std::string name;
   index_t rows = 0;
+  std::vector<row_range> held{};  ///< which rows of the whole piece a rank has; empty: all
+  index_t whole_rows = 0;         ///< of the piece; 0: as `rows`
 };
-/// A block of rows over which one sum is taken, in leaves of `leaf` (core/reduction_order.hpp): tensor parallelism cuts
-/// each block by itself.
-struct row_sum {
-  index_t rows = 0;
-  index_t leaf = 0;
+/// Which columns of a whole matrix a rank has; the default stands for all.
+struct column_range {
+  index_t first = 0, whole = 0;
 };
 
 /// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
 /// with a list of specs it writes down names and shapes. One `bind` function per block serves both.
+///
+/// A model says by `bucket()` where a new bucket of parameters begins: what is gathered, reduced and updated as one.
 template <class T>
 class binder {
  public:
-  explicit binder(T* buffer, std::vector<parameter_spec>* list = nullptr) : base(buffer), specs(list) {}
+  explicit binder(T* buffer) : base(buffer) {}
+  /// Buckets that lie apart: bucket i begins at `bases[i]`.
+  explicit binder(std::span<T* const> bucket_bases) : bases(bucket_bases) {}
+  /// Writes down names and shapes, and where buckets begin.
+  explicit binder(std::vector<parameter_spec>* list, std::vector<index_t>* bucket_begins = nullptr)
+      : specs(list), begins(bucket_begins) {}
+
+  /// What follows belongs to the next bucket.
+  void bucket() {
+    offset = round_up(offset, lanes);
+    if (begins) begins->push_back(offset);
+    if (bases.empty()) return;
+    base = bases[next_bucket++];
+    origin = offset;
+  }
 
   /// A matrix [sum of piece rows, cols] named `<scope><piece><suffix>`.
   matrix_view<T> matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer init,
-                        parameter_kind kind = parameter_kind::matrix) {
+                        parameter_kind kind = parameter_kind::matrix, column_range columns = {}) {
     T* const begin = align();
     index_t rows = 0;
     for (auto const& piece : pieces) {
-      add(piece.name + suffix, piece.rows, cols, init, kind);
+      add({prefix + piece.name + suffix, piece.rows, cols, offset, init, kind, piece.whole_rows, columns.whole,
+           piece.held, columns.first});
       rows += piece.rows;
     }
     return tenon::matrix(begin, rows, cols);
@@ -48,13 +66,22 @@ class binder {
   /// A vector of `size` values.
   T* vector(std::string const& name, index_t size, initializer init) {
     T* const begin = align();
-    add(name, 1, size, init, parameter_kind::vector);
+    add({prefix + name, 1, size, offset, init, parameter_kind::vector});
     return begin;
   }
   /// The biases of a matrix's pieces, one after the other.
   T* bias(std::vector<row_piece> const& pieces) {
     T* const begin = align();
-    for (auto const& piece : pieces) add(piece.name + ".bias", 1, piece.rows, {}, parameter_kind::vector);
+    for (auto const& piece : pieces)
+      add({prefix + piece.name + ".bias",
+           1,
+           piece.rows,
+           offset,
+           {},
+           parameter_kind::vector,
+           0,
+           piece.whole_rows,
+           piece.held});
     return begin;
   }
   /// Where the next parameter begins.
@@ -75,15 +102,18 @@ class binder {
  private:
   T* align() {
     offset = round_up(offset, lanes);
-    return base ? base + offset : nullptr;
+    return base ? base + (offset - origin) : nullptr;
   }
-  void add(std::string const& name, index_t rows, index_t cols, initializer init, parameter_kind kind) {
-    if (specs) specs->push_back({prefix + name, rows, cols, offset, init, kind});
-    offset += rows * cols;
+  void add(parameter_spec const& spec) {
+    if (specs) specs->push_back(spec);
+    offset += spec.size();
   }
-  T* base;
-  std::vector<parameter_spec>* specs;
-  index_t offset = 0;
+  T* base = nullptr;
+  std::span<T* const> bases;
+  std::size_t next_bucket = 0;
+  std::vector<parameter_spec>* specs = nullptr;
+  std::vector<index_t>* begins = nullptr;
+  index_t offset = 0, origin = 0;
   std::string prefix;
 };
 

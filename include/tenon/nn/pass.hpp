@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
+#include <vector>
 
+#include <tenon/comm/mesh.hpp>
+#include <tenon/comm/self.hpp>
 #include <tenon/core/arena.hpp>
 #include <tenon/core/philox.hpp>
+#include <tenon/core/reduction_order.hpp>
 #include <tenon/exec/host/context.hpp>
 #include <tenon/ops/elementwise.hpp>
 #include <tenon/policy/arithmetic.hpp>
@@ -12,9 +19,32 @@
 
 namespace tenon::nn {
 
+/// What a model tells those who hold its parameters while it goes through its layers: gathering, reducing. Nothing here.
+struct no_hooks {
+  /// Layer i is about to be run, in this direction: its parameters must be there.
+  void before_layer(index_t, bool /*backward*/) {}
+  /// The gradients of layer i are written; `layers` stands for what comes behind the last layer.
+  void after_backward(index_t) {}
+};
+
+/// A matrix of gradients `by` elements further on: the same parameter in another buffer.
+template <class T>
+matrix_view<T> moved_by(matrix_view<T> m, index_t by) {
+  return m.data() ? matrix_view<T>{m.data() + by, m.mapping()} : m;
+}
+
+/// Weight gradients that a schedule puts off until nothing else is left to do (zero-bubble pipelines).
+template <class Context>
+struct deferred_gradients {
+  /// work(context, moved): makes them, `moved` elements behind where backward was told to put them.
+  std::vector<std::function<void(Context&, index_t)>> work;
+  arena memory;  ///< what the work reads
+};
+
 /// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
 /// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample.
-template <class Context, Arithmetic Order, MemoryPolicy Memory>
+template <class Context, Arithmetic Order, MemoryPolicy Memory, class Hooks = no_hooks,
+          comm::Communicator Ranks = comm::self>
 struct pass {
   using arithmetic = Order;
   using memory = Memory;
@@ -30,7 +60,36 @@ struct pass {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
   bool training = false;
+  [[no_unique_address]] Hooks hooks{};
+  comm::mesh<Ranks>* mesh = nullptr;    ///< the groups of ranks that blocks talk in; null: this one is alone
+  float auxiliary_scale = 0;            ///< gradient of the auxiliary loss of each sequence (see nn::moe)
+  exact_sum* auxiliary_loss = nullptr;  ///< receives each sequence's in backward; null: not wanted
 
+  deferred_gradients<Context>* deferred = nullptr;  ///< where weight gradients are put off to; null: they are made
+
+  /// make(context, moved) writes parameter gradients, each `moved` elements behind its place: now, or later.
+  template <class Make>
+  void weight_gradients(Make&& make) {
+    if (deferred) deferred->work.emplace_back(std::forward<Make>(make));
+    else make(exec, 0);
+  }
+  /// `m` as it is now, for work that may come later. @param kept it is what forward keeps when the memory policy keeps all
+  template <class T>
+  matrix_view<T const> for_later(matrix_view<T const> m, bool kept) {
+    if (!deferred || (kept && Memory::policy == tenon::memory::recompute::nothing)) return m;
+    auto const copy = deferred->memory.template allocate_matrix<T>(m.extent(0), m.extent(1));
+    for (index_t r = 0; r < m.extent(0); ++r) std::copy_n(&m(r, 0), m.extent(1), &copy(r, 0));
+    return copy;
+  }
+  /// All parameter gradients of layer i are made, or put off.
+  void after_backward(index_t i) {
+    weight_gradients([to = hooks, i](Context&, index_t) mutable { to.after_backward(i); });
+  }
+  /// Ranks that hold parts of a layer's matrices. One, known to the compiler, where there is only one rank.
+  int tensor_ranks() const {
+    if constexpr (std::same_as<Ranks, comm::self>) return 1;
+    else return mesh ? mesh->tensor.size() : 1;
+  }
   index_t tokens() const { return index_t(positions.size()); }
   index_t token_leaf() const { return Order::token_leaf(sequence_length); }
 

@@ -9,12 +9,12 @@
 
 namespace tenon::nn {
 
-/// A decoder-only transformer: embedding, layers of (attention, mlp) with pre-norm residuals, a last norm and a head
+/// A decoder-only transformer: embedding, layers of (attention, mlp or mixture) with pre-norm residuals, a last norm and a head
 /// that may share the embedding's table. Models (models/) fill in the shapes and the names their files use.
 /// @test tests/train/trainer_test.cpp, tests/parity/transformer_parity.py
-template <class Norm>
+template <class Norm, class FeedForward = mlp>
 struct transformer {
-  using layer = sequential<residual<Norm, self_attention>, residual<Norm, mlp>>;
+  using layer = sequential<residual<Norm, self_attention>, residual<Norm, FeedForward>>;
 
   token_embedding embedding;
   float embedding_dropout = 0;
@@ -22,8 +22,9 @@ struct transformer {
   std::string final_norm_name;
   Norm final_norm;
   bool tied = true;
-  std::string head_name;  ///< when not tied
-  float soft_cap = 0;     ///< of the logits; 0: none
+  std::string head_name;                       ///< when not tied
+  float soft_cap = 0;                          ///< of the logits; 0: none
+  bool has_embedding = true, has_head = true;  ///< a stage of a pipeline may lack them
 
   template <class T>
   struct parameters {
@@ -41,26 +42,47 @@ struct transformer {
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
-    p.embedding = embedding.bind(b);
+    b.bucket();
+    if (has_embedding) p.embedding = embedding.bind(b);
+    else b.bucket();
     p.layers = layers.bind(b);
-    p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
-    p.head = tied ? p.embedding.tokens
-                  : b.matrix({{head_name, embedding.vocabulary}}, ".weight", embedding.width, {embedding.stddev},
-                             parameter_kind::embedding);
+    b.bucket();
+    if (has_head) p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
+    b.bucket();
+    if (has_head) p.head = tied && has_embedding ? p.embedding.tokens : bind_head(b);
     return p;
+  }
+  /// Buckets of `bind`: token table, positions, layer by layer, last norm, head (empty where it shares the table here).
+  index_t buckets() const { return index_t(layers.layers.size()) + 4; }
+  /// Layers [first, first + count) as a stage of a pipeline, with the embedding before the first layer and the head
+  /// behind the last. A stage that has the head alone holds a copy of a shared table.
+  transformer stage(index_t first, index_t count) const {
+    transformer s = *this;
+    s.layers.first = first;
+    s.layers.layers.assign(layers.layers.begin() + first, layers.layers.begin() + first + count);
+    s.has_embedding = first == 0;
+    s.has_head = first + count == index_t(layers.layers.size());
+    return s;
   }
   index_t width() const { return embedding.width; }
   index_t vocabulary() const { return embedding.vocabulary; }
 
-  /// The hidden states behind the last norm, in `pass.saved`. @shape tokens [t], result [t, width]
+  /// What comes out of the layers, and behind the last of them of the last norm, in `pass.saved`.
+  /// @shape tokens [t], result [t, width]
+  /// @param x [t, width] what the stage before gave, where there is no embedding here; read until backward
   /// @param gradients of the backward that follows: their memory is used until then; or null
   template <class Pass, class T>
-  matrix_view<T> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens, saved<T>& s,
-                         parameters<float> const* gradients = nullptr) const {
-    auto const x = pass.template allocate<T>(width(), true);
-    embedding.forward(pass, p.embedding, tokens, x);
-    drop(pass, x);
-    s.last = layers.forward(pass, p.layers, as_const(x), s.layers, gradients ? &gradients->layers : nullptr);
+  matrix_view<T const> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens,
+                               matrix_view<T const> x, saved<T>& s,
+                               parameters<float> const* gradients = nullptr) const {
+    if (has_embedding) {
+      auto const embedded = pass.template allocate<T>(width(), true);
+      embedding.forward(pass, p.embedding, tokens, embedded);
+      drop(pass, embedded);
+      x = embedded;
+    }
+    s.last = layers.forward(pass, p.layers, x, s.layers, gradients ? &gradients->layers : nullptr);
+    if (!has_head) return s.last;
     auto const hidden = pass.template allocate<T>(width(), true);
     final_norm.forward(pass, p.final_norm, s.last, hidden, s.final_norm);
     return hidden;
@@ -73,41 +95,56 @@ struct transformer {
   void head_loss(Pass& pass, parameters<T const> const& p, parameters<float> const* gradients,
                  matrix_view<T const> hidden, std::span<std::int32_t const> targets, float* losses,
                  float gradient_scale, matrix_view<T> d_hidden) const {
-    ops::linear_cross_entropy(
-        pass.exec, ops::linear_cross_entropy_args<T>{.hidden = hidden,
-                                                     .weight = p.head,
-                                                     .targets = targets,
-                                                     .losses = losses,
-                                                     .d_hidden = d_hidden,
-                                                     .d_weight = gradients ? gradients->head : matrix_view<float>{},
-                                                     .gradient_scale = gradient_scale,
-                                                     .leaf_tokens = pass.token_leaf(),
-                                                     .leaf_vocabulary = Pass::arithmetic::feature_leaf(vocabulary()),
-                                                     .soft_cap = soft_cap});
+    ops::linear_cross_entropy_args<T> args{.hidden = hidden,
+                                           .weight = p.head,
+                                           .targets = targets,
+                                           .losses = losses,
+                                           .d_hidden = d_hidden,
+                                           .d_weight = gradients ? gradients->head : matrix_view<float>{},
+                                           .gradient_scale = gradient_scale,
+                                           .leaf_tokens = pass.token_leaf(),
+                                           .leaf_vocabulary = Pass::arithmetic::feature_leaf(vocabulary()),
+                                           .soft_cap = soft_cap};
+    if (pass.deferred && gradients) {  // the logits once more is less than to keep them, or the table's gradient
+      pass.weight_gradients([args](auto& exec, index_t moved) mutable {
+        args.losses = nullptr, args.d_hidden = {};
+        args.d_weight = moved_by(args.d_weight, moved);
+        ops::linear_cross_entropy(exec, args);
+      });
+      args.d_weight = {};
+    }
+    ops::linear_cross_entropy(pass.exec, args);
   }
 
-  /// Gradients of everything before the head; `d` is d_hidden on entry and scratch afterwards. The token table's
-  /// gradient goes to `embedding_gradient` (written over), or is added to the head's when that is empty and tied.
+  /// Gradients of everything before the head; `d` is d_hidden on entry, that of `x` (where there is no embedding) on
+  /// return. The token table's gradient goes to `embedding_gradient` (written over), or is added to the head's when that is empty and tied.
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
                 std::span<std::int32_t const> tokens, matrix_view<T> d, matrix_view<float> embedding_gradient) const {
-    final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{}, d);
+    if (has_head)
+      final_norm.backward(pass, p.final_norm, g.final_norm, s.final_norm, s.last, as_const(d), matrix_view<T const>{},
+                          d);
+    pass.after_backward(index_t(layers.layers.size()));
     layers.backward(pass, p.layers, g.layers, s.layers, d);
+    if (!has_embedding) return;
     drop(pass, d);
     bool const apart = !embedding_gradient.empty();
-    embedding.backward(pass, g.embedding, tokens, as_const(d), apart ? embedding_gradient : g.embedding.tokens,
-                       tied && !apart);
+    pass.weight_gradients([this, pass, g = g.embedding, tokens, d = pass.for_later(as_const(d), false),
+                           table = apart ? embedding_gradient : g.embedding.tokens,
+                           accumulate = tied && has_head && !apart](auto&, index_t moved) mutable {
+      token_embedding::parameters<float> const to{moved_by(g.tokens, moved), moved_by(g.positions, moved)};
+      embedding.backward(pass, to, tokens, d, moved_by(table, moved), accumulate);
+    });
   }
 
   /// Floating point operations of forward and backward over `samples` sequences, as papers count them: matrix products
-  /// only, causal attention at the half that is visible, recomputation not counted.
+  /// only, causal attention at the half that is visible, recomputation not counted, of experts those that are used.
   double step_flops(double samples, double sequence_length) const {
     double weights = double(vocabulary()) * double(width()), attention = 0;
     for (auto const& l : layers.layers) {
       auto const& a = l.first.inner;
-      auto const& m = l.second.inner;
-      for (linear const* part : {&a.qkv, &a.projection, &m.up, &m.down})
-        weights += double(part->in) * double(part->out());
+      weights +=
+          double(a.qkv.in * a.qkv.out() + a.projection.in * a.projection.out()) + l.second.inner.active_weights();
       double const seen = a.window && double(a.window) < sequence_length ? double(a.window) : (sequence_length + 1) / 2;
       attention += 4 * seen * double(a.query_width());
     }
@@ -115,6 +152,11 @@ struct transformer {
   }
 
  private:
+  template <class T>
+  matrix_view<T> bind_head(binder<T>& b) const {
+    return b.matrix({{tied ? embedding.token_name : head_name, embedding.vocabulary}}, ".weight", embedding.width,
+                    {embedding.stddev}, parameter_kind::embedding);
+  }
   template <class Pass, class T>
   void drop(Pass& pass, matrix_view<T> x) const {
     if (!pass.training || embedding_dropout == 0) return;

@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file General matrix multiplication with a written order of sums and a fused epilogue.
-#include <tenon/core/view.hpp>
+#include <algorithm>
+#include <span>
+
+#include <tenon/core/reduction_order.hpp>
 #include <tenon/ops/operation.hpp>
 
 namespace tenon::ops {
 
 enum class activation_kind { none, gelu_tanh, gelu_erf, silu, relu };
+
+/// A range of k that has leaves of its own, like the q of a fused q, k, v.
+struct k_piece {
+  index_t rows = 0;
+  index_t leaf = 0;  ///< 0: all of it is one leaf
+  constexpr index_t leaf_rows() const { return leaf > 0 ? std::min(leaf, rows) : rows; }
+  constexpr index_t leaves() const { return ceil_div(rows, leaf_rows()); }
+};
 
 /// c = residual + activation(a b + bias), or c += ... when `accumulate` is set.
 /// A transposed operand is a view with swapped strides: `transposed(m)`. One stride of each view must be 1.
@@ -14,6 +25,9 @@ enum class activation_kind { none, gelu_tanh, gelu_erf, silu, relu };
 /// Order of arithmetic: each element is one chain of fused multiply-adds in k order per leaf of `leaf` values (0: all of
 /// k is one leaf), leaves combined by the fixed tree of core/reduction_order.hpp; then bias, activation, residual and
 /// the old value of c are added in that order, each rounded once (fp32), and the result is rounded to c's type.
+/// With `pieces` (consecutive ranges that make up k, each with the same number of leaves; `leaf` is not used) leaf j is
+/// one chain through leaf j of the first piece, then of the second, and so on: whoever holds leaf j of all pieces holds
+/// leaf j of the sum.
 /// It does not depend on threads, tiles, the other rows or columns, or the instruction set.
 /// @shape c [m,n]  a [m,k]  b [k,n]  bias [n]  residual [m,n]  pre_activation [m,n]
 template <class C, class A, class B>
@@ -22,6 +36,7 @@ struct gemm_args {
   matrix_view<A const> a;
   matrix_view<B const> b;
   index_t leaf = 0;
+  std::span<k_piece const> pieces{};
   bool accumulate = false;
   float const* bias = nullptr;
   activation_kind activation = activation_kind::none;

@@ -56,7 +56,7 @@ struct context {
   static constexpr index_t degree = N;
 };
 
-/// Pipeline schedules.
+/// Pipeline schedules; what each does is in `parallel::schedule_for`, which can be specialised for others.
 struct gpipe {};
 struct one_f_one_b {};
 template <int VirtualStages>
@@ -68,6 +68,7 @@ template <index_t N, class Schedule = one_f_one_b>
   requires(N >= 1 || N == dynamic)
 struct pipeline {
   using axis = pipeline_axis;
+  using schedule = Schedule;
   static constexpr index_t degree = N;
 };
 

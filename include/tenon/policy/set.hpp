@@ -126,12 +126,6 @@ consteval bool check_policies() {
 /// What is known as a type but has no machinery in this release.
 template <class Set>
 consteval bool check_available() {
-  static_assert(Set::mesh_size() == 1,
-                "tenon::trainer: this release trains on one rank; meshes are known as types only. "
-                "Fix: degrees of 1 until the parallel release.");
-  static_assert(std::same_as<typename Set::communicator, comm::self>,
-                "tenon::trainer: comm::threads, comm::mpi and comm::nccl are known as types only in this release. "
-                "Fix: tenon::comm::self, or leave it out.");
   static_assert(std::same_as<typename Set::device, device::host>,
                 "tenon::trainer: device::cuda and device::hip are known as types only in this release. "
                 "Fix: tenon::device::host, or leave it out.");

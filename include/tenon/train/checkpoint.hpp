@@ -14,38 +14,44 @@
 #include <nlohmann/json.hpp>
 
 #include <tenon/core/error.hpp>
+#include <tenon/core/parameter.hpp>
 #include <tenon/io/atomic_file.hpp>
 #include <tenon/io/mapped_file.hpp>
 #include <tenon/io/safetensors.hpp>
 #include <tenon/io/sha256.hpp>
-#include <tenon/nn/parameter.hpp>
 #include <tenon/optim/loss_scale.hpp>
+#include <tenon/parallel/model_state.hpp>
 
 namespace tenon {
 
+using parallel::state_kind;
+
 /// SHA-256 over names, shapes and fp32 bits of all parameters: two runs with the same digest have the same model.
+/// Every rank calls it, and every rank is told.
 template <class Trainer>
 std::string parameters_sha256(Trainer& trainer) {
   io::sha256 hash;
-  auto const state = trainer.state();
+  std::vector<float> values;
   for (auto const& spec : trainer.parameter_list()) {
     std::string const header = spec.name + " " + std::to_string(spec.rows) + " " + std::to_string(spec.cols) + "\n";
     hash.update(header.data(), header.size());
-    hash.update(state.parameters.data() + spec.offset, std::size_t(spec.size()) * sizeof(float));
+    values.resize(std::size_t(spec.size()));
+    trainer.read(state_kind::parameters, spec, values);
+    hash.update(values.data(), values.size() * sizeof(float));
   }
   return hash.finish_hex();
 }
 
 namespace train {
 
-inline std::vector<index_t> shape_of(nn::parameter_spec const& spec) {
-  return spec.kind == nn::parameter_kind::vector ? std::vector<index_t>{spec.cols}
-                                                 : std::vector<index_t>{spec.rows, spec.cols};
+inline std::vector<index_t> shape_of(parameter_spec const& spec) {
+  return spec.kind == parameter_kind::vector ? std::vector<index_t>{spec.cols}
+                                             : std::vector<index_t>{spec.rows, spec.cols};
 }
 template <class Trainer>
 nlohmann::ordered_json describe(Trainer& trainer, std::string const& text) {
   using json = nlohmann::ordered_json;
-  auto const state = trainer.state();
+  auto const state = trainer.progress();
   json config;
   auto const& c = trainer.config();
   std::remove_cvref_t<decltype(c)>::for_each_field(c, [&](char const* name, auto value) { config[name] = value; });
@@ -65,26 +71,70 @@ nlohmann::ordered_json describe(Trainer& trainer, std::string const& text) {
 
 }  // namespace train
 
-/// Writes `<folder>/step-NNNNNNNN` and returns its path. @param text what the data is, e.g. a digest; compared on load
+namespace train {
+
+/// One tensor of a checkpoint: a parameter, or what the optimizer keeps for it.
+struct checkpoint_tensor {
+  std::string name;
+  state_kind kind;
+  parameter_spec const* spec;
+};
+/// What model.safetensors, or optimizer.safetensors, holds, in the order in which it is written.
+template <class Trainer>
+std::vector<checkpoint_tensor> checkpoint_tensors(Trainer const& trainer, bool optimizer) {
+  std::vector<checkpoint_tensor> all;
+  for (auto const& spec : trainer.parameter_list()) {
+    if (!optimizer) {
+      all.push_back({spec.name, state_kind::parameters, &spec});
+      continue;
+    }
+    all.push_back({"first." + spec.name, state_kind::first, &spec});
+    if (Trainer::set::optimizer::state_tensors > 1) all.push_back({"second." + spec.name, state_kind::second, &spec});
+  }
+  std::sort(all.begin(), all.end(), [](auto const& a, auto const& b) { return a.name < b.name; });
+  return all;
+}
+/// Rank 0 writes, tensor by tensor; all ranks give their parts.
+template <class Trainer>
+void write_tensors(Trainer& trainer, bool optimizer, io::path const& file,
+                   io::safetensors_file::text_map const& metadata = {}) {
+  auto const all = checkpoint_tensors(trainer, optimizer);
+  std::vector<float> values;
+  if (trainer.mesh().world.rank() > 0) {
+    for (auto const& t : all) {
+      values.resize(std::size_t(t.spec->size()));
+      trainer.read(t.kind, *t.spec, values);
+    }
+    return;
+  }
+  std::vector<io::tensor_to_write> tensors;
+  for (auto const& t : all)
+    tensors.push_back(
+        {t.name, io::dtype_name<float>(), shape_of(*t.spec), nullptr, [&trainer, &t](std::span<std::byte> to) {
+           trainer.read(t.kind, *t.spec, {reinterpret_cast<float*>(to.data()), std::size_t(t.spec->size())});
+         }});
+  io::write_safetensors(file, tensors, metadata);
+}
+
+}  // namespace train
+
+/// Writes `<folder>/step-NNNNNNNN` and returns its path. Every rank calls it, rank 0 writes.
+/// @param text what the data is, e.g. a digest; compared on load
 /// @error file_error: the folder cannot be written, the disk is full; older checkpoints stay
 template <class Trainer>
 io::path save_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
-  auto const state = trainer.state();
   char name[32];
-  std::snprintf(name, sizeof name, "step-%08td", state.steps);
-  io::atomic_folder target(folder / name);
-  std::vector<io::tensor_to_write> model, optimizer;
-  for (auto const& spec : trainer.parameter_list()) {
-    auto const at = [&](std::span<float> buffer) { return buffer.data() + spec.offset; };
-    model.push_back(io::stored_as<float>(spec.name, train::shape_of(spec), at(state.parameters)));
-    optimizer.push_back(io::stored_as<float>("first." + spec.name, train::shape_of(spec), at(state.first)));
-    if (!state.second.empty())
-      optimizer.push_back(io::stored_as<float>("second." + spec.name, train::shape_of(spec), at(state.second)));
+  std::snprintf(name, sizeof name, "step-%08td", trainer.steps());
+  bool const writes = trainer.mesh().world.rank() == 0;
+  std::optional<io::atomic_folder> target;
+  if (writes) target.emplace(folder / name);
+  io::path const to = writes ? target->path() : io::path{};
+  train::write_tensors(trainer, false, to / "model.safetensors", {{"format", "pt"}});
+  train::write_tensors(trainer, true, to / "optimizer.safetensors");
+  if (writes) {
+    io::write_file_atomically(to / "state.json", train::describe(trainer, text).dump(2) + "\n");
+    target->commit();
   }
-  io::write_safetensors(target.path() / "model.safetensors", model, {{"format", "pt"}});
-  io::write_safetensors(target.path() / "optimizer.safetensors", optimizer);
-  io::write_file_atomically(target.path() / "state.json", train::describe(trainer, text).dump(2) + "\n");
-  target.commit();
   return folder / name;
 }
 
@@ -167,20 +217,17 @@ void load_checkpoint(Trainer& trainer, io::path const& folder, std::string const
   }
   if (steps < 0 || samples < 0 || !(scaler.scale >= 1)) throw broken("a number is out of range");
   io::safetensors_file const model(folder / "model.safetensors"), optimizer(folder / "optimizer.safetensors");
-  auto const state = trainer.state();
-  struct copy {
-    std::span<float const> from;
-    float* to;
+  struct part {
+    train::checkpoint_tensor tensor;
+    std::span<float const> values;
   };
-  std::vector<copy> copies;
-  for (auto const& spec : trainer.parameter_list()) {
-    auto const shape = train::shape_of(spec);
-    copies.push_back({model.values_of<float>(spec.name, shape), state.parameters.data() + spec.offset});
-    copies.push_back({optimizer.values_of<float>("first." + spec.name, shape), state.first.data() + spec.offset});
-    if (!state.second.empty())
-      copies.push_back({optimizer.values_of<float>("second." + spec.name, shape), state.second.data() + spec.offset});
-  }
-  for (auto const& c : copies) std::copy(c.from.begin(), c.from.end(), c.to);
+  std::vector<part> parts;
+  for (bool in_optimizer : {false, true})
+    for (auto const& t : train::checkpoint_tensors(trainer, in_optimizer))
+      parts.push_back(
+          {t, (in_optimizer ? optimizer : model).template values_of<float>(t.name, train::shape_of(*t.spec))});
+  for (auto const& p : parts) trainer.write(p.tensor.kind, *p.tensor.spec, p.values);
+  auto const state = trainer.progress();
   state.scaler = scaler;
   state.steps = steps;
   state.samples = samples;

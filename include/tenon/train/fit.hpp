@@ -32,10 +32,10 @@ struct fit_options {
   bool resume = false;           ///< continue from the newest checkpoint in `out`, if there is one
   index_t checkpoint_every = 0;  ///< steps; 0: at the end only
   std::size_t keep_checkpoints = 2;
-  double validation_share = 0.05;  ///< the last part of the text is not trained on
-  index_t evaluate_every = 0;      ///< steps; 0: at the end only
-  index_t evaluate_samples = 32;   ///< sequences per evaluation, always the same ones
-  std::function<void(fit_event const&)> on_step{};
+  double validation_share = 0.05;                   ///< the last part of the text is not trained on
+  index_t evaluate_every = 0;                       ///< steps; 0: at the end only
+  index_t evaluate_samples = 32;                    ///< sequences per evaluation, always the same ones
+  std::function<void(fit_event const&)> on_step{};  ///< called on rank 0
 };
 
 struct fit_result {
@@ -54,13 +54,9 @@ double validation_loss(Trainer& trainer, Source const& text, fit_options const& 
   if (index_t(text.size()) < length + 1) return std::nan("");
   sequential_windows const windows(text, length);
   index_t const count = std::min(windows.count(), o.evaluate_samples);
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(length)), targets(tokens.size());
-  exact_sum sum;
-  for (index_t w = 0; w < count; ++w) {
-    windows.fill(w, 1, tokens, targets);
-    sum.add(trainer.evaluate(tokens, targets));
-  }
-  return sum.value() / double(count);
+  std::vector<std::int32_t> tokens(std::size_t(count * length)), targets(tokens.size());
+  windows.fill(0, count, tokens, targets);
+  return trainer.evaluate(tokens, targets);
 }
 
 /// What a text is, for the checkpoint: a digest of its length and of up to a million tokens at either end.
@@ -88,7 +84,7 @@ inline double median(std::vector<double> values) {
 }  // namespace train
 
 /// Trains on a text until `steps`: draws batches, writes metrics, evaluates, saves checkpoints, resumes.
-/// A run that is killed and resumed ends in the same bits as one that was not.
+/// A run that is killed and resumed ends in the same bits as one that was not. Every rank calls it; rank 0 writes.
 /// @error argument_error: text too short, vocabulary too large for the model; file_error: folder, disk, checkpoint
 template <class Trainer, class Source>
 fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
@@ -101,12 +97,18 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   batch_sampler const sampler(parts.training, settings.sequence_length, settings.seed);
   io::path const out = o.out;
   std::string const text = out.empty() ? "" : train::text_digest(source);
+  auto& world = trainer.mesh().world;
+  bool const writes = !o.out.empty() && world.rank() == 0;
   if (!o.out.empty() && o.resume) {
-    auto const found = list_checkpoints(out);
-    if (!found.empty()) load_checkpoint(trainer, found.back(), text);
+    std::string newest;
+    if (auto const found = list_checkpoints(out); !found.empty()) newest = found.back().filename().string();
+    newest.resize(64);
+    world.broadcast(std::as_writable_bytes(std::span(newest)), 0);  // ranks may see a folder at different moments
+    newest.resize(newest.find('\0'));
+    if (!newest.empty()) load_checkpoint(trainer, out / newest, text);
   }
   std::optional<metrics_writer> metrics;
-  if (!o.out.empty()) metrics.emplace(out / "metrics.jsonl", trainer.steps());
+  if (writes) metrics.emplace(out / "metrics.jsonl", trainer.steps());
 
   auto const count = std::size_t(settings.batch * settings.sequence_length);
   std::vector<std::int32_t> tokens(count), targets(count);
@@ -126,9 +128,9 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
     if (metrics) metrics->write(event);
     if (!o.out.empty() && due(o.checkpoint_every)) {
       event.saved = save_checkpoint(trainer, out, text).string();
-      prune_checkpoints(out, o.keep_checkpoints);
+      if (writes) prune_checkpoints(out, o.keep_checkpoints);
     }
-    if (o.on_step) o.on_step(event);
+    if (o.on_step && world.rank() == 0) o.on_step(event);
     result.steps = event.step;
     result.loss = event.loss;
     if (event.validation_loss) result.validation_loss = *event.validation_loss;

@@ -9,6 +9,7 @@
 #include <tenon/ops/host/embedding.hpp>
 #include <tenon/ops/host/gemm.hpp>
 #include <tenon/ops/host/grad_norm.hpp>
+#include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/host/update.hpp>

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <bit>
 #include <cmath>
-#include <memory>
-#include <optional>
+#include <deque>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include <tenon/comm/mesh.hpp>
+#include <tenon/comm/reduce.hpp>
+#include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/nn/pass.hpp>
-#include <tenon/ops/grad_norm.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
 #include <tenon/optim/schedule.hpp>
+#include <tenon/parallel/model_state.hpp>
+#include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>
 #include <tenon/train/host_ops.hpp>
-#include <tenon/train/state.hpp>
 
 namespace tenon {
 
@@ -30,18 +33,22 @@ struct train_options {
   optim::optimizer_options optimizer{};
   float clip = 1.0f;  ///< largest gradient norm; 0: no clipping
   std::uint64_t seed = 1;
-  int threads = 0;  ///< 0: one per processor; the bits do not depend on it
+  int threads = 0;  ///< of each rank; 0: the processors, shared among the ranks of this process; no bit depends on it
+  comm::mesh_shape mesh{};  ///< degrees of the axes that are `dynamic` in the line of types
 };
 
 /// What one step did.
 struct step_result {
-  index_t step = 0;      ///< 1-based
-  double loss = 0;       ///< mean over all targets of the step, in nats
-  double grad_norm = 0;  ///< before clipping
+  index_t step = 0;           ///< 1-based
+  double loss = 0;            ///< mean over all targets of the step, in nats
+  double auxiliary_loss = 0;  ///< mean over sequences of what balances experts; its gradient is in the step's, too
+  double grad_norm = 0;       ///< before clipping
   float learning_rate = 0;
   index_t targets = 0;
   bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
 };
+
+using parallel::state_kind;
 
 namespace train {
 template <class Model, class... Ps>
@@ -77,29 +84,31 @@ class trainer {
   using value_type = typename set::precision::param_type;
   using network_type = typename Model::network_type;
   using context_type = exec::host_context;
+  using world_type = typename set::communicator;
+  static constexpr bool is_alone = std::same_as<world_type, comm::self>;
 
-  explicit trainer(train_options const& o) requires(Model::is_static) : trainer(Model::config, o) {}
+  explicit trainer(train_options const& o) requires(is_alone&& Model::is_static) : trainer(Model::config, o) {}
   /// For a model whose shape is known at run time only, e.g. `models::gpt2<>`.
-  trainer(config_type const& c, train_options const& o)
-      : shape(checked(c)), settings(checked(c, o)), net(Model::template network<typename set::arithmetic>(c)),
-        exec(settings.threads) {
-    nn::binder<float const> describe(nullptr, &specs);
+  trainer(config_type const& c, train_options const& o) requires is_alone : trainer(alone_world(), c, o) {}
+  /// One of the ranks of `world`, which lives longer: each makes a trainer from the same numbers.
+  trainer(world_type& world, train_options const& o) requires(Model::is_static) : trainer(world, Model::config, o) {}
+  trainer(world_type& world, config_type const& c, train_options const& o)
+      : shape(checked(c)), ranks(world, degrees(o.mesh)), settings(checked(c, o, ranks)),
+        net(Model::template network<typename set::arithmetic>(c)), exec(settings.threads),
+        plan(make_plan(settings, ranks)),
+        work(parallel::make_program<schedule>(ranks.pipeline.size(), ranks.pipeline.rank(), int(settings.accumulate))) {
+    nn::binder<float const> describe(&whole);
     net.bind(describe);
-    flat_size = describe.size();
-    master = train::flat_buffer<float>(flat_size);
-    train::initialize(specs, master.data(), settings.seed);
-    if constexpr (!std::same_as<value_type, float>) storage = train::flat_buffer<value_type>(flat_size);
-    refresh_storage();
-    nn::binder<value_type const> read(parameter_data());
-    parameters = net.bind(read);
-    first = train::flat_buffer<float>(flat_size);
-    if (set::optimizer::state_tensors > 1) second = train::flat_buffer<float>(flat_size);
+    int const stages = ranks.pipeline.size() * chunks_per_rank;
+    for (int c = 0; c < chunks_per_rank; ++c)
+      parts.emplace_back(*this, c * ranks.pipeline.size() + ranks.pipeline.rank(), stages);
     lay_out_samples();
   }
   trainer(trainer const&) = delete;
   trainer& operator=(trainer const&) = delete;
 
-  /// One step on `batch` sequences. @shape tokens, targets [batch x sequence_length], a negative target is not counted
+  /// One step on `batch` sequences. Every rank is given the whole batch and works on its part; all return the same.
+  /// @shape tokens, targets [batch x sequence_length], a negative target is not counted
   step_result step(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets) {
     check_batch(tokens, targets);
     ++steps_done;
@@ -108,92 +117,92 @@ class trainer {
     if (r.targets == 0)
       throw argument_error(
           "tenon::trainer: no target in the batch is to be predicted. Fix: at least one target that is not negative.");
-    if (!gradients) make_gradients();
     float const inverse = 1.0f / float(r.targets);
     float const scale = set::precision::scales_loss ? scaler.scale * inverse : inverse;
-    exact_sum loss;
-    for (index_t m = 0; m < settings.accumulate; ++m) {
-      index_t const n = micro_tokens(), at = m * n;
-      auto const begin = std::size_t(at), count = std::size_t(n);
-      micro_batch(tokens.subspan(begin, count), targets.subspan(begin, count), m, scale, loss);
-      gradients->push(exec);
-    }
-    auto& sum = gradients->finish(exec);
-    if (separate_embedding_gradient()) {
-      float* const table = sum.bound.embedding.tokens.data();
-      ops::add(exec, ops::add_args<float, float>{table, sum.values.data() + flat_size, embedding_size()});
-    }
+    sums = {};
+    for (auto const& i : work) run(i, tokens, targets, scale);
+    for (auto& p : parts) p.model.finish_gradients();
+    add_shared_table();
+    for (auto& p : parts) p.model.add_squares(sums.squares);
+    for (exact_sum* sum : {&sums.loss, &sums.auxiliary, &sums.squares}) comm::all_reduce(ranks.world, *sum);
     samples_done += settings.batch;
-    r.loss = loss.value() / double(r.targets);
-    apply(sum.values.data(), r);
+    r.loss = sums.loss.value() / double(r.targets);
+    r.auxiliary_loss = sums.auxiliary.value() / double(settings.batch);
+    apply(std::sqrt(sums.squares.value()), r);
     return r;
   }
 
-  /// Mean loss over the targets, in nats; nothing is changed. @shape as `step`, any number of whole sequences up to
-  /// the micro-batch
+  /// Mean loss over the targets, in nats; nothing is changed. Every rank is given all sequences. @shape as `step`, any
+  /// number of whole sequences
   double evaluate(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets) {
-    auto const samples = index_t(tokens.size()) / settings.sequence_length;
-    if (index_t(tokens.size()) != samples * settings.sequence_length || samples < 1 || samples > micro_samples() ||
-        targets.size() != tokens.size())
-      throw argument_error("tenon::trainer::evaluate: " + std::to_string(tokens.size()) +
-                           " tokens are no whole number of sequences within one micro-batch of " +
-                           std::to_string(micro_samples()) + ". Fix: sequences of " +
-                           std::to_string(settings.sequence_length) + " tokens.");
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(samples, 0, false);
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
-    float* const losses = saved_memory.template allocate<float>(pass.tokens());
-    net.head_loss(pass, parameters, nullptr, as_const(hidden), targets, losses, 0, matrix_view<value_type>{});
+    auto const length = settings.sequence_length, samples = index_t(tokens.size()) / length;
+    if (index_t(tokens.size()) != samples * length || samples < 1 || targets.size() != tokens.size())
+      throw argument_error("tenon::trainer::evaluate: " + std::to_string(tokens.size()) + " tokens and " +
+                           std::to_string(targets.size()) + " targets are no whole number of sequences. " +
+                           "Fix: sequences of " + std::to_string(length) + " tokens.");
+    check_tokens(tokens);
     exact_sum sum;
+    for (index_t round = 0; round < samples; round += plan.groups * plan.micro) {
+      index_t const first = round + plan.group * plan.micro, n = std::min(plan.micro, samples - first);
+      // A rank that has no samples left goes along with one that does not count: passes are collective.
+      auto const begin = std::size_t((n > 0 ? first : 0) * length),
+                 count = std::size_t(std::max<index_t>(n, 1) * length);
+      forward_losses(tokens.subspan(begin, count), targets.subspan(begin, count), n > 0 ? &sum : nullptr);
+    }
+    comm::all_reduce(ranks.world, sum);
     index_t counted = 0;
-    for (std::size_t t = 0; t < targets.size(); ++t)
-      if (targets[t] >= 0) sum.add(losses[t]), ++counted;
-    saved_memory.release(mark);
+    for (auto t : targets) counted += t >= 0;
     return counted ? sum.value() / double(counted) : 0;
   }
 
-  /// The logits behind the last of up to `context` tokens. @shape tokens [t], logits [vocabulary]
+  /// The logits behind the last of up to `context` tokens, on every rank. @shape tokens [t], logits [vocabulary]
   void next_logits(std::span<std::int32_t const> tokens, std::span<float> logits) {
     check_tokens(tokens);
     if (tokens.empty() || index_t(tokens.size()) > shape.context || index_t(logits.size()) != shape.vocabulary)
       throw argument_error("tenon::trainer::next_logits: needs 1 to " + std::to_string(shape.context) +
                            " tokens and room for " + std::to_string(shape.vocabulary) + " logits.");
     index_t const n = index_t(tokens.size());
-    auto const mark = saved_memory.mark();
-    index_t* const where = saved_memory.template allocate<index_t>(n + 2);
-    for (index_t i = 0; i < n; ++i) where[i] = i;
-    where[n] = 0, where[n + 1] = n;
-    pass_type pass{exec, saved_memory, {where, std::size_t(n)}, {where + n, 2}, n};
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
-                                                                  .a = rows_of(as_const(hidden), n - 1, 1),
-                                                                  .b = transposed(parameters.head)});
-    saved_memory.release(mark);
+    std::vector<index_t> where(tokens.size()), ends{0, n};
+    for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i);
+    go_through(tokens, {where, ends, n}, [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
+      ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
+                                                                    .a = rows_of(hidden, n - 1, 1),
+                                                                    .b = transposed(last.model.parameters().head)});
+    });
+    ranks.pipeline.broadcast(std::as_writable_bytes(logits), ranks.pipeline.size() - 1);
   }
 
-  /// Logits of every position, and the last step's gradients: for comparison with other implementations.
+  /// Logits of every position, for comparison with other implementations.
   /// @shape tokens [n x sequence_length], logits [n x sequence_length, vocabulary]
-  void all_logits(std::span<std::int32_t const> tokens, matrix_view<float> logits) {
+  void all_logits(std::span<std::int32_t const> tokens, matrix_view<float> logits) requires is_alone {
     check_tokens(tokens);
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
-    auto const hidden = net.forward(pass, parameters, tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
-                                                                  .a = as_const(hidden),
-                                                                  .b = transposed(parameters.head)});
-    saved_memory.release(mark);
+    go_through(
+        tokens, layout_of(index_t(tokens.size()) / settings.sequence_length),
+        [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
+          ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
+                                                                        .a = hidden,
+                                                                        .b = transposed(last.model.parameters().head)});
+        });
   }
   /// Gradients as the last step left them (scaled by the loss scale under fp16); the layout of `parameter_list`.
-  std::span<float const> last_gradients() const { return {last_gradient, std::size_t(last_gradient ? flat_size : 0)}; }
+  std::span<float const> last_gradients() const requires is_alone { return parts[0].model.last_gradients(); }
 
   config_type const& config() const { return shape; }
   train_options const& options() const { return settings; }
   network_type const& network() const { return net; }
   context_type& context() { return exec; }
-  std::span<nn::parameter_spec const> parameter_list() const { return specs; }
+  comm::mesh<world_type>& mesh() { return ranks; }
+  /// The parameters of the whole model, wherever they are.
+  std::span<parameter_spec const> parameter_list() const { return whole; }
   index_t parameter_count() const {
     index_t n = 0;
-    for (auto const& s : specs) n += s.size();
+    for (auto const& s : parameter_list()) n += s.size();
+    return n;
+  }
+  /// Bytes of parameters, gradients and optimizer state that this rank holds, once it has made a step.
+  std::size_t state_bytes() const {
+    std::size_t n = 0;
+    for (auto const& p : parts) n += p.model.bytes();
     return n;
   }
   index_t steps() const { return steps_done; }
@@ -201,101 +210,354 @@ class trainer {
   index_t samples() const { return samples_done; }
   double step_flops() const { return net.step_flops(double(settings.batch), double(settings.sequence_length)); }
   /// Times that memory was asked from the system: constant after the first step.
-  std::size_t system_allocations() { return saved_memory.system_allocations() + exec.scratch().system_allocations(); }
+  std::size_t system_allocations() {
+    std::size_t n = exec.scratch().system_allocations();
+    for (auto const& p : parts)
+      for (auto const& f : p.flights) n += f.memory.system_allocations();
+    return n;
+  }
 
-  /// Everything a checkpoint holds beside the numbers in `train_options`. After writing through it: `restored()`.
-  struct state_view {
-    std::span<float> parameters, first, second;
+  /// One parameter of the whole model, or its optimizer state, on every rank: a collective. @shape out [spec.size()]
+  void read(state_kind kind, parameter_spec const& spec, std::span<float> out) {
+    if (ranks.world.size() == 1) {
+      for (auto& p : parts)
+        p.model.for_each_owned(kind, spec.name, [&](index_t there, float const* from, index_t n) {
+          std::copy_n(from, n, out.data() + there);
+        });
+      return;
+    }
+    // Each element has one owner, so a sum of bits is the bits.
+    constexpr index_t piece = index_t(1) << 20;
+    std::vector<std::int64_t> bits;
+    for (index_t begin = 0, all = index_t(out.size()); begin < all; begin += piece) {
+      parallel::stretch const part{begin, std::min(all, begin + piece)};
+      bits.assign(std::size_t(part.size()), 0);
+      for (auto& p : parts)
+        p.model.for_each_owned(kind, spec.name, [&](index_t there, float const* from, index_t n) {
+          auto const run = parallel::intersection({there, there + n}, part);
+          for (index_t i = run.begin; i < run.end; ++i)
+            bits[std::size_t(i - begin)] = std::bit_cast<std::int32_t>(from[i - there]);
+        });
+      ranks.world.sum(bits);
+      for (std::size_t i = 0; i < bits.size(); ++i)
+        out[std::size_t(begin) + i] = std::bit_cast<float>(std::int32_t(bits[i]));
+    }
+  }
+  /// Sets one; `restored()` comes after the last. @shape values [spec.size()]
+  void write(state_kind kind, parameter_spec const& spec, std::span<float const> values) {
+    for (auto& p : parts)
+      p.model.for_each_held(kind, spec.name,
+                            [&](index_t there, float* to, index_t n) { std::copy_n(values.data() + there, n, to); });
+  }
+  /// All of them, one after the other: a collective.
+  std::vector<float> values(state_kind kind = state_kind::parameters) {
+    std::vector<float> all;
+    for (auto const& spec : parameter_list()) {
+      all.resize(all.size() + std::size_t(spec.size()));
+      read(kind, spec, std::span(all).last(std::size_t(spec.size())));
+    }
+    return all;
+  }
+  /// What else a checkpoint holds.
+  struct progress_view {
     optim::loss_scale& scaler;
     index_t& steps;
     index_t& samples;
   };
-  state_view state() {
-    auto const span = [](train::flat_buffer<float>& b) { return std::span<float>(b.data(), std::size_t(b.size())); };
-    return {span(master), span(first), span(second), scaler, steps_done, samples_done};
+  progress_view progress() { return {scaler, steps_done, samples_done}; }
+  void restored() {
+    for (auto& p : parts) p.model.restored();
   }
-  void restored() { refresh_storage(); }
 
  private:
-  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory>;
-  using bound_gradients = typename network_type::template parameters<float>;
+  using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
+  using pass_type =
+      nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks, world_type>;
+
+  using schedule = typename set::pipeline::schedule;
+  static constexpr int chunks_per_rank = parallel::schedule_for<schedule>::chunks;
+
+  /// A micro-batch on its way through a stage: from its forward until all gradients are made and the input's is sent.
+  struct flight {
+    arena memory;
+    typename network_type::template saved<value_type> saved;
+    matrix_view<value_type> input, gradient;  ///< from the stage before, and back to it
+    matrix_view<value_type const> output;
+    nn::deferred_gradients<context_type> deferred;
+    float* gradients_begin = nullptr;  ///< when weight gradients were put off
+    bool owes_weights = false, owes_input = false;
+    index_t micro_batch = none;
+    static constexpr index_t none = -1;
+  };
+  /// A stage of the pipeline that this rank holds, and what is under way in it.
+  struct part {
+    part(trainer& t, int stage, int stages)
+        : net(t.net.stage(first_layer(t, stage, stages),
+                          first_layer(t, stage + 1, stages) - first_layer(t, stage, stages))),
+          model(t.exec, net, t.ranks, t.plan, t.settings.seed) {}
+    static index_t first_layer(trainer const& t, int stage, int stages) { return t.shape.layers * stage / stages; }
+    /// The flight of a micro-batch; a new one when there is none.
+    flight& of(index_t micro_batch) {
+      for (auto& f : flights)
+        if (f.micro_batch == micro_batch) return f;
+      for (auto& f : flights)
+        if (f.micro_batch == flight::none) return f.micro_batch = micro_batch, f;
+      flights.emplace_back().micro_batch = micro_batch;
+      return flights.back();
+    }
+    /// Ends a flight, unless something is left to do.
+    void land(flight& f) {
+      if (f.owes_weights || f.owes_input) return;
+      f.memory.release({});
+      f.input = f.gradient = {}, f.output = {};
+      f.micro_batch = flight::none;
+    }
+    network_type net;
+    rank_state model;
+    std::deque<flight> flights;
+  };
+  /// Where tokens lie in their sequences.
+  struct layout {
+    std::span<index_t const> positions, begins;
+    index_t sequence_length;
+  };
+
+  static world_type& alone_world() requires is_alone {
+    static world_type world;
+    return world;
+  }
+  /// The degrees of the line of types, the `dynamic` ones as the options say.
+  static comm::mesh_shape degrees(comm::mesh_shape const& asked) {
+    auto const resolve = [&](index_t in_types, int in_options, char const* axis) {
+      if (in_types == dynamic) return in_options;
+      if (in_options != 1 && in_options != in_types)
+        throw argument_error("tenon::trainer: the mesh asks for " + std::string(axis) + "=" +
+                             std::to_string(in_options) + ", but the trainer was compiled with " + axis + "<" +
+                             std::to_string(in_types) + ">. Fix: that degree, or " + axis +
+                             "<dynamic> in the line of types.");
+      return int(in_types);
+    };
+    return {resolve(set::data::degree, asked.data, "data"), resolve(set::tensor::degree, asked.tensor, "tensor"),
+            resolve(set::context::degree, asked.context, "context"),
+            resolve(set::pipeline::degree, asked.pipeline, "pipeline"),
+            resolve(set::expert::degree, asked.expert, "expert")};
+  }
+  static parallel::sample_plan make_plan(train_options const& o, comm::mesh<world_type> const& ranks) {
+    int const groups = ranks.batch.size();
+    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(), set::zero::stage >= 2};
+  }
 
   static config_type checked(config_type const& c) {
     if (char const* p = Model::problem(c)) throw error(errc::bad_config, p);
     return c;
   }
-  static train_options checked(config_type const& c, train_options o) {
+  static train_options checked(config_type const& c, train_options o, comm::mesh<world_type> const& ranks) {
     auto const fail = [](std::string const& what) { throw argument_error("tenon::trainer: " + what); };
     if (o.sequence_length == 0) o.sequence_length = c.context;
     if (o.sequence_length < 1 || o.sequence_length > c.context)
       fail("sequence_length is " + std::to_string(o.sequence_length) + ". Fix: 1 to the model's context, " +
            std::to_string(c.context) + ".");
-    if (o.batch < 1 || o.accumulate < 1 || o.batch % o.accumulate != 0)
-      fail("batch " + std::to_string(o.batch) + " is not a multiple of accumulate " + std::to_string(o.accumulate) +
-           ". Fix: a batch that divides.");
-    index_t const micro = o.batch / o.accumulate;
-    if (o.accumulate > 1 && (micro & (micro - 1)) != 0)
-      fail("a micro-batch of " + std::to_string(micro) +
-           " sequences is no node of the summation tree. Fix: batch / accumulate a power of two.");
+    index_t const groups = ranks.batch.size(), parts = groups * o.accumulate;
+    std::string const cut =
+        (groups > 1 ? std::to_string(groups) + " ranks x " : "") + "accumulate " + std::to_string(o.accumulate);
+    if (o.batch < 1 || o.accumulate < 1 || o.batch % parts != 0)
+      fail("batch " + std::to_string(o.batch) + " is not a multiple of " + cut + ". Fix: a batch that divides.");
+    auto const is_power_of_two = [](index_t n) { return (n & (n - 1)) == 0; };
+    index_t const micro = o.batch / parts;
+    if (parts > 1 && !is_power_of_two(micro))
+      fail("a micro-batch of " + std::to_string(micro) + " sequences (batch " + std::to_string(o.batch) + " over " +
+           cut + ") is no node of the summation tree. Fix: a batch or accumulate that leave a power of two.");
+    if (set::zero::stage >= 2 && o.accumulate > 1 && !is_power_of_two(groups * micro))
+      fail("zero<" + std::to_string(set::zero::stage) + "> adds " + std::to_string(groups * micro) +
+           " sequences over ranks before it accumulates, which is no node of the summation tree. "
+           "Fix: a power of two, accumulate 1, or zero<1>.");
+    if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
+      fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
+           " stages of the pipeline. Fix: at most one stage per layer.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
-    if (o.threads == 0) o.threads = int(std::thread::hardware_concurrency());
+    if (o.threads == 0) o.threads = std::max(1, int(std::thread::hardware_concurrency()) / ranks.world.ranks_here());
     if (o.threads < 1 || o.threads > 1024)
       fail("threads is " + std::to_string(o.threads) + ". Fix: 1 to 1024, or 0 for one per processor.");
     return o;
   }
 
-  index_t micro_samples() const { return settings.batch / settings.accumulate; }
-  index_t micro_tokens() const { return micro_samples() * settings.sequence_length; }
-  index_t embedding_size() const { return shape.vocabulary * shape.width; }
-  bool separate_embedding_gradient() const { return net.tied && settings.accumulate > 1; }
+  index_t micro_tokens() const { return plan.micro * settings.sequence_length; }
 
   void lay_out_samples() {
     index_t const length = settings.sequence_length;
     positions.resize(std::size_t(micro_tokens()));
     for (std::size_t t = 0; t < positions.size(); ++t) positions[t] = index_t(t) % length;
-    for (index_t s = 0; s <= micro_samples(); ++s) begins.push_back(s * length);
+    for (index_t s = 0; s <= plan.micro; ++s) begins.push_back(s * length);
   }
-  void make_gradients() {
-    index_t const extra = separate_embedding_gradient() ? embedding_size() : 0;
-    gradients.emplace(flat_size + extra, settings.accumulate, [&](float* p) {
-      nn::binder<float> b(p);
-      return net.bind(b);
-    });
+  layout layout_of(index_t samples) const {
+    return {std::span(positions).first(std::size_t(samples * settings.sequence_length)),
+            std::span(begins).first(std::size_t(samples) + 1), settings.sequence_length};
   }
-  pass_type make_pass(index_t samples, index_t micro, bool training) {
-    auto const tokens = std::size_t(samples * settings.sequence_length);
-    return {exec,
-            saved_memory,
-            std::span<index_t const>(positions).first(tokens),
-            std::span<index_t const>(begins).first(std::size_t(samples) + 1),
-            settings.sequence_length,
-            std::uint64_t(samples_done + micro * micro_samples()),
-            settings.seed,
-            std::uint64_t(steps_done),
-            training};
+  pass_type make_pass(part& p, flight& f, layout const& where) {
+    return {exec,  f.memory,      where.positions,           where.begins, where.sequence_length,
+            0,     settings.seed, std::uint64_t(steps_done), false,        {&p.model},
+            &ranks};
   }
-  void micro_batch(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t micro,
-                   float scale, exact_sum& loss) {
-    auto& slot = gradients->next();
-    auto const mark = saved_memory.mark();
-    auto pass = make_pass(micro_samples(), micro, true);
-    auto const hidden = net.forward(pass, parameters, tokens, saved, &slot.bound);
-    float* const losses = saved_memory.template allocate<float>(pass.tokens());
-    auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
-    net.head_loss(pass, parameters, &slot.bound, as_const(hidden), targets, losses, scale, d_hidden);
-    matrix_view<float> apart{};
-    if (separate_embedding_gradient()) apart = matrix(slot.values.data() + flat_size, shape.vocabulary, shape.width);
-    net.backward(pass, parameters, slot.bound, saved, tokens, d_hidden, apart);
+  pass_type training_pass(part& p, flight& f, float sequence_scale) {
+    auto pass = make_pass(p, f, layout_of(plan.micro));
+    pass.training = pass.hooks.writes_gradients = true;
+    pass.first_sample = std::uint64_t(samples_done + plan.number(f.micro_batch) * plan.micro);
+    pass.auxiliary_scale = sequence_scale;
+    pass.auxiliary_loss = &sums.auxiliary;
+    return pass;
+  }
+  /// The tokens of a micro-batch, of all that a step has.
+  std::span<std::int32_t const> of_micro_batch(std::span<std::int32_t const> all, index_t micro_batch) const {
+    return all.subspan(std::size_t(plan.number(micro_batch) * micro_tokens()), std::size_t(micro_tokens()));
+  }
+
+  // ---- what a schedule consists of
+
+  void run(parallel::instruction const& i, std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets,
+           float scale) {
+    if (i.what == parallel::action::exchange) return exchange(i);
+    auto const m = index_t(i.micro_batch);
+    if (i.what == parallel::action::forward) return forward(i.chunk, m, of_micro_batch(tokens, m));
+    if (i.what != parallel::action::weight_backward)
+      backward(i.chunk, m, of_micro_batch(tokens, m), of_micro_batch(targets, m), scale,
+               i.what == parallel::action::input_backward);
+    if (i.what != parallel::action::input_backward) finish_weights(i.chunk, m);
+  }
+  void forward(int chunk, index_t micro_batch, std::span<std::int32_t const> tokens) {
+    part& p = parts[std::size_t(chunk)];
+    flight& f = p.of(micro_batch);
+    p.model.before_pass();
+    auto pass = training_pass(p, f, 0);
+    matrix_view<value_type const> input = f.input;
+    if (!p.net.has_embedding && input.empty()) input = parts[std::size_t(chunk) - 1].of(micro_batch).output;
+    f.output = p.net.forward(pass, p.model.parameters(), tokens, input, f.saved,
+                             lends_gradients() ? &p.model.next_gradients() : nullptr);
+  }
+  /// Activations may lie in the gradients when backward comes right behind forward.
+  bool lends_gradients() const {
+    return std::same_as<schedule, one_f_one_b> && ranks.pipeline.size() == 1 && rank_state::lends_gradients();
+  }
+  void backward(int chunk, index_t micro_batch, std::span<std::int32_t const> tokens,
+                std::span<std::int32_t const> targets, float scale, bool defers) {
+    part& p = parts[std::size_t(chunk)];
+    flight& f = p.of(micro_batch);
+    float const sequence_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
+    auto pass = training_pass(p, f, sequence_scale);
+    auto const& gradients = p.model.next_gradients();
+    f.gradients_begin = p.model.gradients_begin();
+    f.owes_weights = true, f.owes_input = !p.net.has_embedding;
+    if (defers) pass.deferred = &f.deferred;
+    if (p.net.has_head) {
+      float* const losses = f.memory.template allocate<float>(pass.tokens());
+      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      p.net.head_loss(pass, p.model.parameters(), &gradients, f.output, targets, losses, scale, f.gradient);
+      add_losses(targets, losses, sums.loss);
+    } else if (f.gradient.empty()) {  // the next stage is here, too
+      part& next = parts[std::size_t(chunk) + 1];
+      flight& behind = next.of(micro_batch);
+      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      std::copy_n(behind.gradient.data(), f.gradient.size(), f.gradient.data());
+      behind.owes_input = false;
+      next.land(behind);
+    }
+    p.net.backward(pass, p.model.parameters(), gradients, f.saved, tokens, f.gradient,
+                   p.model.table_gradient(gradients.embedding.tokens));
+  }
+  /// What of a micro-batch's weight gradients was put off; then they are all there.
+  void finish_weights(int chunk, index_t micro_batch) {
+    part& p = parts[std::size_t(chunk)];
+    flight& f = p.of(micro_batch);
+    for (auto& work : f.deferred.work) work(exec, p.model.gradients_begin() - f.gradients_begin);
+    f.deferred.work.clear();
+    f.deferred.memory.release({});
+    p.model.end_micro_batch();
+    f.owes_weights = false;
+    p.land(f);
+  }
+  void exchange(parallel::instruction const& i) {
+    std::vector<comm::transfer> transfers;
+    for (auto const& t : i.transfers) {
+      flight& f = parts[std::size_t(t.chunk)].of(t.micro_batch);
+      bool const sends = t.way == parallel::direction::send, activation = t.what == parallel::payload::activation;
+      matrix_view<value_type>& received = activation ? f.input : f.gradient;
+      if (!sends) received = f.memory.template allocate_matrix<value_type>(micro_tokens(), net.width());
+      auto const* const data = sends && activation ? f.output.data() : received.data();
+      transfers.push_back({t.peer, sends, const_cast<value_type*>(data),
+                           std::size_t(micro_tokens() * net.width()) * sizeof(value_type)});
+    }
+    ranks.pipeline.exchange(transfers);
+    for (auto const& t : i.transfers)
+      if (t.way == parallel::direction::send && t.what == parallel::payload::gradient) {
+        part& p = parts[std::size_t(t.chunk)];
+        flight& f = p.of(t.micro_batch);
+        f.owes_input = false;
+        p.land(f);
+      }
+  }
+  /// The two gradients of a table that is embedding in the first stage and head in the last are added in both.
+  void add_shared_table() {
+    std::span<float> gradient[2];
+    for (auto& p : parts)
+      if (auto const g = p.model.shared_table_gradient(); !g.empty()) gradient[p.net.has_head] = g;
+    auto const add = [&](std::span<float> to, float const* other) {
+      ops::add(exec, ops::add_args<float, float>{to.data(), other, index_t(to.size())});
+    };
+    if (!gradient[0].empty() && !gradient[1].empty()) {
+      add(gradient[0], gradient[1].data());
+      std::copy(gradient[0].begin(), gradient[0].end(), gradient[1].begin());
+    } else if (auto const mine = gradient[0].empty() ? gradient[1] : gradient[0]; !mine.empty()) {
+      std::vector<float> other(mine.size());
+      int const peer = gradient[0].empty() ? 0 : ranks.pipeline.size() - 1;
+      comm::transfer const both[] = {{peer, true, mine.data(), mine.size_bytes()},
+                                     {peer, false, other.data(), mine.size_bytes()}};
+      ranks.pipeline.exchange(both);
+      add(mine, other.data());
+    }
+  }
+
+  /// Tokens through all stages, without gradients; at_head(part, pass, hidden states) on the ranks that have the head.
+  template <class AtHead>
+  void go_through(std::span<std::int32_t const> tokens, layout const& where, AtHead&& at_head) {
+    int const stages = ranks.pipeline.size(), rank = ranks.pipeline.rank();
+    index_t const n = index_t(tokens.size());
+    auto const move = [&](int peer, bool sends, value_type const* data) {
+      comm::transfer const one{peer, sends, const_cast<value_type*>(data),
+                               std::size_t(n * net.width()) * sizeof(value_type)};
+      ranks.pipeline.exchange({&one, 1});
+    };
+    for (std::size_t c = 0; c < parts.size(); ++c) {
+      part& p = parts[c];
+      flight& f = p.of(0);
+      p.model.before_pass();
+      auto pass = make_pass(p, f, where);
+      matrix_view<value_type const> input;
+      if (!p.net.has_embedding && stages > 1) {
+        f.input = pass.template allocate<value_type>(net.width(), true);
+        move((rank + stages - 1) % stages, false, f.input.data());
+        input = f.input;
+      } else if (!p.net.has_embedding) {
+        input = parts[c - 1].of(0).output;
+      }
+      f.output = p.net.forward(pass, p.model.parameters(), tokens, input, f.saved);
+      if (p.net.has_head) at_head(p, pass, f.output);
+      else if (stages > 1) move((rank + 1) % stages, true, f.output.data());
+    }
+    for (auto& p : parts) p.land(p.of(0));
+  }
+  void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, exact_sum* sum) {
+    go_through(tokens, layout_of(index_t(tokens.size()) / settings.sequence_length),
+               [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
+                 float* const losses = pass.saved.template allocate<float>(pass.tokens());
+                 last.net.head_loss(pass, last.model.parameters(), nullptr, hidden, targets, losses, 0,
+                                    matrix_view<value_type>{});
+                 if (sum) add_losses(targets, losses, *sum);
+               });
+  }
+  static void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) {
     for (std::size_t t = 0; t < targets.size(); ++t)
-      if (targets[t] >= 0) loss.add(losses[t]);
-    saved_memory.release(mark);
+      if (targets[t] >= 0) sum.add(double(losses[t]));
   }
-  void apply(float const* gradient, step_result& r) {
-    last_gradient = gradient;
-    norm_parts.clear();
-    for (auto const& s : specs) norm_parts.push_back({gradient + s.offset, s.rows, s.cols});
-    double norm = 0;
-    ops::grad_norm(exec, ops::grad_norm_args{norm_parts, &norm});
+  void apply(double norm, step_result& r) {
     float scale = 1;
     if constexpr (set::precision::scales_loss) {
       scale = 1 / scaler.scale;
@@ -306,18 +568,7 @@ class trainer {
     r.learning_rate = settings.learning_rate * settings.schedule.factor(steps_done - 1);
     if (r.skipped) return;
     if (settings.clip > 0 && norm > double(settings.clip)) scale = float(double(scale) * double(settings.clip) / norm);
-    optim::update<typename set::optimizer>(
-        exec, std::span<nn::parameter_spec const>(specs),
-        optim::optimizer_buffers<value_type>{master.data(), gradient, first.data(), second.data(), storage.data()},
-        settings.optimizer, r.learning_rate, steps_done, scale);
-  }
-  value_type const* parameter_data() const {
-    if constexpr (std::same_as<value_type, float>) return master.data();
-    else return storage.data();
-  }
-  void refresh_storage() {
-    if constexpr (!std::same_as<value_type, float>)
-      ops::convert(exec, ops::convert_args<value_type, float>{storage.data(), master.data(), flat_size});
+    for (auto& p : parts) p.model.update(settings.optimizer, r.learning_rate, steps_done, scale);
   }
   void check_tokens(std::span<std::int32_t const> tokens) const {
     for (auto t : tokens)
@@ -338,20 +589,18 @@ class trainer {
   }
 
   config_type shape;
+  comm::mesh<world_type> ranks;
   train_options settings;
   network_type net;
   context_type exec;
-  std::vector<nn::parameter_spec> specs;
-  index_t flat_size = 0;
-  train::flat_buffer<float> master, first, second;
-  train::flat_buffer<value_type> storage;
-  typename network_type::template parameters<value_type const> parameters;
-  typename network_type::template saved<value_type> saved;
-  std::optional<train::gradient_tree<bound_gradients>> gradients;
-  float const* last_gradient = nullptr;
-  arena saved_memory;
+  parallel::sample_plan plan;
+  parallel::program work;
+  std::vector<parameter_spec> whole;
+  std::deque<part> parts;
   std::vector<index_t> positions, begins;
-  std::vector<ops::norm_part> norm_parts;
+  struct {
+    exact_sum loss, auxiliary, squares;
+  } sums;  ///< of this step
   optim::loss_scale scaler;
   index_t steps_done = 0, samples_done = 0;
 };

@@ -14,17 +14,22 @@
 namespace tenon::ops {
 namespace detail {
 
-/// Where the vocabulary is cut. A block is an aligned group of 2^n leaves, hence a node of the tree; the last may be
-/// smaller.
+/// Where the vocabulary is cut. A block is an aligned group of 2^n of the rank's leaves, hence a node of the tree; the
+/// last may be smaller. Rows and blocks are counted from the rank's first, leaves from the vocabulary's.
 struct vocabulary_blocks {
   static constexpr index_t least_rows = 1024;  ///< enough for gemm to run at its pace
-  index_t rows, leaf, leaves, leaves_in_block = 1, count;
+  index_t rows, leaf, leaves, first_leaf, leaves_in_block = 1, count;
 
-  vocabulary_blocks(index_t vocabulary, index_t leaf_rows)
-      : rows(vocabulary), leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
-        leaves(ceil_div(rows, leaf)) {
-    while (leaves_in_block < leaves && leaves_in_block * leaf < least_rows) leaves_in_block *= 2;
-    count = ceil_div(leaves, leaves_in_block);
+  vocabulary_blocks(index_t vocabulary, index_t leaf_rows, index_t first_row, index_t held_rows)
+      : rows(held_rows), leaf(leaf_rows > 0 ? leaf_rows : reduction_order::feature_leaf(vocabulary)),
+        leaves(ceil_div(vocabulary, leaf)), first_leaf(first_row / leaf) {
+    index_t const held = ceil_div(rows, leaf);
+    while (leaves_in_block < held && leaves_in_block * leaf < least_rows) leaves_in_block *= 2;
+    count = ceil_div(held, leaves_in_block);
+    index_t const after = vocabulary - first_row - rows;
+    require(rows == 0 || (first_row >= 0 && first_row % leaf == 0 && (after == 0 || (after > 0 && rows % leaf == 0))),
+            "tenon::linear_cross_entropy: a rank's rows are not whole leaves of the vocabulary. "
+            "Fix: first_row at a multiple of the leaf, so many rows that the next rank's is one too.");
   }
   index_t begin(index_t block) const { return block * leaves_in_block * leaf; }
   index_t end(index_t block) const { return std::min(rows, begin(block + 1)); }
@@ -91,13 +96,13 @@ inline void logits_to_gradient(float* row, index_t n, index_t target, float maxi
 template <class T>
 class cross_entropy_driver {
  public:
-  cross_entropy_driver(exec::host_context& context, linear_cross_entropy_args<T> const& args)
-      : ctx(context), a(args), tokens(args.hidden.extent(0)), cols(args.hidden.extent(1)),
-        cut(args.weight.extent(0), args.leaf_vocabulary) {}
+  cross_entropy_driver(exec::host_context& context, linear_cross_entropy_args<T> const& args, vocabulary_blocks blocks)
+      : ctx(context), a(args), tokens(args.hidden.extent(0)), cols(args.hidden.extent(1)), cut(blocks) {}
 
   void run() {
     arena_scope scope(ctx.scratch());
-    bool const backward = !a.d_hidden.empty() || !a.d_weight.empty();
+    wants_hidden = !a.d_hidden.empty() || !a.d_hidden_partial.empty();
+    bool const backward = wants_hidden || !a.d_weight.empty();
     allocate(backward);
     for (index_t b = 0; b < cut.count; ++b) {
       make_logits(b);
@@ -105,6 +110,8 @@ class cross_entropy_driver {
         for (index_t t = begin; t < end; ++t) gather(b, t);
       });
     }
+    if (a.sum_over_ranks.function)
+      a.sum_over_ranks.function(a.sum_over_ranks.state, {maxima, std::size_t(tokens * statistics)});
     ctx.pool().for_range(tokens, piece_rows(16 * cut.leaves), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) finish_row(t);
     });
@@ -121,19 +128,22 @@ class cross_entropy_driver {
 
  private:
   struct row_state {
-    float maximum, sum, target_logit;
+    float maximum, sum;
   };
 
   void allocate(bool backward) {
     arena& scratch = ctx.scratch();
     std::size_t const block_bytes = std::size_t(tokens * cut.width()) * sizeof(float);
     index_t const fit = index_t(a.workspace_bytes / std::max<std::size_t>(1, block_bytes));
-    buffer_count = backward ? std::clamp<index_t>(fit, 1, cut.count) : 1;
+    buffer_count = backward ? std::max<index_t>(1, std::min(fit, cut.count)) : 1;
     buffers = scratch.allocate<float*>(buffer_count);
     for (index_t i = 0; i < buffer_count; ++i) buffers[i] = scratch.allocate<float>(tokens * cut.width());
     state = scratch.allocate<row_state>(tokens);
-    maxima = scratch.allocate<float>(tokens * cut.leaves);
-    sums = scratch.allocate<float>(tokens * cut.leaves);
+    statistics = 2 * cut.leaves + 1;
+    maxima = scratch.allocate<float>(tokens * statistics);
+    sums = maxima + tokens * cut.leaves;
+    target_logits = sums + tokens * cut.leaves;
+    if (a.sum_over_ranks.function) std::fill(maxima, maxima + tokens * statistics, -0.0f);
   }
   /// Blocks 0 .. n-2 have their own buffer, the others share the last one; it ends up with the last block. The blocks
   /// between are made again, in the first buffer, which is free by then.
@@ -153,10 +163,10 @@ class cross_entropy_driver {
   /// Statistics of the leaves of block b, and the logit of the target if it is there.
   void gather(index_t b, index_t t) {
     float* const row = detail::row(logits(b), t);
-    index_t const begin = cut.begin(b), end = cut.end(b), target = a.targets[std::size_t(t)];
+    index_t const begin = cut.begin(b), end = cut.end(b), target = a.targets[std::size_t(t)] - a.first_row;
     if (a.soft_cap != 0) cap_logits(row, end - begin, a.soft_cap);
-    if (target >= begin && target < end) state[t].target_logit = row[target - begin];
-    index_t leaf = t * cut.leaves + b * cut.leaves_in_block;
+    if (target >= begin && target < end) target_logits[t] = row[target - begin];
+    index_t leaf = t * cut.leaves + cut.first_leaf + b * cut.leaves_in_block;
     for (index_t at = begin; at < end; at += cut.leaf, ++leaf)
       leaf_statistics(row + (at - begin), std::min(cut.leaf, end - at), maxima[leaf], sums[leaf]);
   }
@@ -167,7 +177,7 @@ class cross_entropy_driver {
     state[t].maximum = maximum;
     state[t].sum = rescaled_sum(largest, sums + t * cut.leaves, cut.leaves, maximum);
     if (a.losses)
-      a.losses[t] = a.targets[std::size_t(t)] < 0 ? 0.0f : (maximum + simd::log(state[t].sum)) - state[t].target_logit;
+      a.losses[t] = a.targets[std::size_t(t)] < 0 ? 0.0f : (maximum + simd::log(state[t].sum)) - target_logits[t];
   }
 
   void to_gradient(index_t b, bool again) {
@@ -180,15 +190,15 @@ class cross_entropy_driver {
           continue;
         }
         if (again && a.soft_cap != 0) cap_logits(row, n, a.soft_cap);
-        logits_to_gradient(row, n, target - cut.begin(b), state[t].maximum, a.gradient_scale / state[t].sum,
-                           a.gradient_scale, a.soft_cap);
+        logits_to_gradient(row, n, target - a.first_row - cut.begin(b), state[t].maximum,
+                           a.gradient_scale / state[t].sum, a.gradient_scale, a.soft_cap);
       }
     });
   }
 
   void allocate_sums() {
     in_backward = true;
-    if (a.d_hidden.empty() || cut.count == 1) return;
+    if (!wants_hidden || cut.count == 1) return;
     for (int level = 0; level < tree_levels(cut.count); ++level)
       pending[std::size_t(level)] = ctx.scratch().allocate_matrix<float>(tokens, cols);
   }
@@ -202,10 +212,12 @@ class cross_entropy_driver {
                                            .b = a.hidden,
                                            .leaf = a.leaf_tokens,
                                            .accumulate = a.accumulate_weight_gradient});
-    if (a.d_hidden.empty()) return;
+    if (!wants_hidden) return;
     auto const weight = rows_of(a.weight, first, count);
     if (cut.count == 1) {
-      gemm(ctx, gemm_args<T, float, T>{.c = a.d_hidden, .a = d_logits, .b = weight, .leaf = cut.leaf});
+      to_d_hidden([&]<class D>(matrix_view<D> d_hidden) {
+        gemm(ctx, gemm_args<D, float, T>{.c = d_hidden, .a = d_logits, .b = weight, .leaf = cut.leaf});
+      });
       return;
     }
     gemm(ctx, gemm_args<float, float, T>{.c = pending[0],
@@ -222,19 +234,27 @@ class cross_entropy_driver {
     add(ctx, add_args<float>{sum.data(), other.data(), sum.size()});
   }
   void finish_hidden() {
-    if (a.d_hidden.empty() || cut.count == 1) return;
+    if (!wants_hidden || cut.count == 1) return;
     matrix_view<float> sum{};
     for (std::size_t level = 0; cut.count >> level; ++level) {
       if (!((cut.count >> level) & 1)) continue;
       if (!sum.empty()) add_to(pending[level], sum);
       sum = pending[level];
     }
-    ctx.pool().for_range(tokens, piece_rows(cols), [&](index_t begin, index_t end) {
-      for (index_t t = begin; t < end; ++t)
-        for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
-          simd::store(row(a.d_hidden, t) + j, simd::load(row(sum, t) + j, n), n);
-        });
+    to_d_hidden([&](auto d_hidden) {
+      ctx.pool().for_range(tokens, piece_rows(cols), [&](index_t begin, index_t end) {
+        for (index_t t = begin; t < end; ++t)
+          for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
+            simd::store(row(d_hidden, t) + j, sum.empty() ? simd::broadcast(-0.0f) : simd::load(row(sum, t) + j, n), n);
+          });
+      });
     });
+  }
+  /// function(the output that is wanted)
+  template <class Function>
+  void to_d_hidden(Function&& function) {
+    if (a.d_hidden_partial.empty()) function(a.d_hidden);
+    else function(a.d_hidden_partial);
   }
 
   exec::host_context& ctx;
@@ -244,8 +264,9 @@ class cross_entropy_driver {
   float** buffers = nullptr;
   index_t buffer_count = 0;
   row_state* state = nullptr;
-  float *maxima = nullptr, *sums = nullptr;
-  bool in_backward = false;
+  float *maxima = nullptr, *sums = nullptr, *target_logits = nullptr;  ///< one array
+  index_t statistics = 0;                                              ///< of it, for each token
+  bool wants_hidden = false, in_backward = false;
   std::array<matrix_view<float>, 48> pending{};
 };
 
@@ -256,16 +277,19 @@ struct kernel_for<linear_cross_entropy_t, device::host> {
   template <class T>
   static void run(exec::host_context& ctx, linear_cross_entropy_args<T> const& a) {
     index_t const t = a.hidden.extent(0), c = a.hidden.extent(1), v = a.weight.extent(0);
-    detail::require(detail::same_shape(a.weight, v, c) && index_t(a.targets.size()) == t && v > 0 &&
+    index_t const vocabulary = a.vocabulary > 0 ? a.vocabulary : v;
+    detail::require(detail::same_shape(a.weight, v, c) && index_t(a.targets.size()) == t && vocabulary > 0 &&
                         (a.d_hidden.empty() || detail::same_shape(a.d_hidden, t, c)) &&
+                        (a.d_hidden_partial.empty() || detail::same_shape(a.d_hidden_partial, t, c)) &&
                         (a.d_weight.empty() || detail::same_shape(a.d_weight, v, c)),
                     "tenon::linear_cross_entropy: shapes differ. "
-                    "Fix: hidden, d_hidden [t,c], weight, d_weight [v,c], targets [t].");
+                    "Fix: hidden, d_hidden, d_hidden_partial [t,c], weight, d_weight [v,c], targets [t].");
     for (auto const target : a.targets)
-      detail::require(target < v,
+      detail::require(target < vocabulary,
                       "tenon::linear_cross_entropy: a target is not in the vocabulary. "
                       "Fix: the data's tokenizer.");
-    if (t > 0) return detail::cross_entropy_driver<T>(ctx, a).run();
+    detail::vocabulary_blocks const blocks(vocabulary, a.leaf_vocabulary, a.first_row, v);
+    if (t > 0) return detail::cross_entropy_driver<T>(ctx, a, blocks).run();
     if (!a.d_weight.empty() && !a.accumulate_weight_gradient)
       for (index_t r = 0; r < v; ++r) std::fill(detail::row(a.d_weight, r), detail::row(a.d_weight, r) + c, 0.0f);
   }

@@ -2,6 +2,7 @@
 #pragma once
 /// @file Matrix multiplication on the host: packed panels, blocks for the caches, work over the thread pool.
 #include <atomic>
+#include <string>
 
 #include <tenon/exec/host/context.hpp>
 #include <tenon/ops/gemm.hpp>
@@ -20,10 +21,11 @@ namespace detail {
 template <class C, class A, class B>
 class gemm_driver {
  public:
-  gemm_driver(exec::host_context& ctx, gemm_operand<A> left, gemm_operand<B> right, index_t k, index_t leaf,
+  gemm_driver(exec::host_context& ctx, gemm_operand<A> left, gemm_operand<B> right, index_t k, gemm_k_map k_map,
               gemm_epilogue<C> const& e)
-      : pool(ctx.pool()), memory(ctx.scratch()), a(left), b(right), epilogue(e), plain(e.plain()),
-        plan(left.strip_extent, right.strip_extent, k, leaf, right.k_stride == 1, ctx.pool().size()) {}
+      : pool(ctx.pool()), memory(ctx.scratch()), a(left), b(right), map(k_map), epilogue(e), plain(e.plain()),
+        plan(left.strip_extent, right.strip_extent, k, k_map.leaf, k_map.pieces.empty(), right.k_stride == 1,
+             ctx.pool().size()) {}
 
   void run() {
     arena_scope scope(memory);
@@ -142,21 +144,26 @@ class gemm_driver {
     gemm_strips strips{packed_a(r, begin, block), plan.a_panel_values(), 0, gemm_tile::rows, r.rows_of(begin).first,
                        plan.order.begin(block),   plan.order.end(block)};
     for (index_t p = begin; p < end; ++p) strips.strips += r.rows_of(p).kernel_rows == gemm_tile::rows;
-    if (strips.strips) pack_strips(strips, a);
+    if (strips.strips) pack_strips(strips, a, map);
     for (index_t p = begin + strips.strips; p < end; ++p) {
       auto const rows = r.rows_of(p);
-      pack_strips(gemm_strips{packed_a(r, p, block), 0, 1, rows.kernel_rows, rows.first, strips.k0, strips.k1}, a);
+      pack_strips(gemm_strips{packed_a(r, p, block), 0, 1, rows.kernel_rows, rows.first, strips.k0, strips.k1}, a, map);
     }
   }
 
+  /// Of the first run of k in a block: the longest, as a rule.
   gemm_prefetch prefetch_columns(index_t col, index_t block) const {
-    return prefetch_of(b, col, std::min(col + plan.block_n, plan.n), plan.order.begin(block), plan.order.end(block));
+    gemm_prefetch first;
+    map.for_runs(plan.order.begin(block), plan.order.end(block), [&](index_t, index_t at, index_t n) {
+      if (!first.at) first = prefetch_of(b, col, std::min(col + plan.block_n, plan.n), at, at + n);
+    });
+    return first;
   }
   float* packed_b(slice const& s, int at) const { return s.packed + (plan.few ? 0 : at * (s.k1 - s.k0)); }
   void pack_columns(slice const& s, int at, int cols) const {
     pack_strips(gemm_strips{packed_b(s, at), (s.k1 - s.k0) * gemm_tile::cols, int(ceil_div(cols, gemm_tile::cols)),
                             gemm_tile::cols, s.col + at, s.k0, s.k1},
-                b);
+                b, map);
   }
 
   /// One row panel against one strip of columns. `kept_row` is its place in what is kept between blocks; row panel
@@ -216,6 +223,7 @@ class gemm_driver {
   arena& memory;
   gemm_operand<A> a;
   gemm_operand<B> b;
+  gemm_k_map map;
   gemm_epilogue<C> epilogue;
   bool plain;
   gemm_plan plan;
@@ -238,6 +246,22 @@ gemm_operand<T> make_gemm_operand(matrix_view<T const> const& v, int strip_dimen
   int const k_dimension = 1 - strip_dimension;
   bool const one = v.extent(k_dimension) <= 1;
   return {v.data(), v.extent(strip_dimension), v.stride(strip_dimension), one ? 1 : v.stride(k_dimension)};
+}
+
+inline gemm_k_map make_gemm_k_map(std::span<k_piece const> pieces, index_t leaf, index_t k) {
+  if (pieces.empty()) return {{}, leaf};
+  index_t rows = 0, leaf_of_all = 0;
+  for (auto const& piece : pieces) {
+    if (piece.rows < 1 || piece.leaves() != pieces[0].leaves())
+      throw argument_error("tenon::ops::gemm: a piece of k has " + std::to_string(piece.rows) + " rows in leaves of " +
+                           std::to_string(piece.leaf) + ". Fix: pieces with rows, all in the same number of leaves.");
+    rows += piece.rows;
+    leaf_of_all += piece.leaf_rows();
+  }
+  if (rows != k)
+    throw argument_error("tenon::ops::gemm: the pieces of k have " + std::to_string(rows) + " rows, k is " +
+                         std::to_string(k) + ". Fix: pieces that make up k.");
+  return {pieces.size() > 1 ? pieces : std::span<k_piece const>(), leaf_of_all};
 }
 
 template <class C, class A, class B>
@@ -267,10 +291,11 @@ struct kernel_for<gemm_t, device::host> {
         turn(g.c), g.bias, across, g.activation, g.accumulate, turn(g.residual), turn(g.pre_activation)};
     index_t const k = g.a.extent(1);
     if (k == 0) return store_zeros(epilogue);
+    auto const map = detail::make_gemm_k_map(g.pieces, g.leaf, k);
     auto const rows = detail::make_gemm_operand<A>(g.a, 0);
     auto const cols = detail::make_gemm_operand<B>(g.b, 1);
-    if (across) detail::gemm_driver<C, B, A>(ctx, cols, rows, k, g.leaf, epilogue).run();
-    else detail::gemm_driver<C, A, B>(ctx, rows, cols, k, g.leaf, epilogue).run();
+    if (across) detail::gemm_driver<C, B, A>(ctx, cols, rows, k, map, epilogue).run();
+    else detail::gemm_driver<C, A, B>(ctx, rows, cols, k, map, epilogue).run();
   }
 
  private:

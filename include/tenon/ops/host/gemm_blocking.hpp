@@ -63,7 +63,7 @@ constexpr std::uint64_t gemm_nodes_to_add(std::uint64_t q, bool last) { return l
 /// How the work is cut for caches and threads. Changes time, never a bit of the result.
 struct gemm_plan {
   static constexpr index_t packed_a_values = index_t(3) << 19;  ///< 6 MiB: in L3
-  static constexpr index_t least_range = 22 * gemm_tile::rows;
+  static constexpr index_t least_range = 44 * gemm_tile::rows;
   static constexpr index_t most_block_n = 8 * gemm_tile::cols;
   static constexpr index_t least_block_n = 3 * gemm_tile::cols;
   static constexpr index_t chunk_panels = 20;  ///< row panels that are in L2 at a time, packed, with their state
@@ -82,12 +82,13 @@ struct gemm_plan {
   bool few;
   int strip_cols;  ///< columns of a tile that is not at the end
 
-  gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, bool b_along_k, int pool_threads)
+  /// @param in_order the kernel counts k as b holds them
+  gemm_plan(index_t rows, index_t cols, index_t k, index_t leaf, bool in_order, bool b_along_k, int pool_threads)
       : m(rows), n(cols), order(k, leaf,
-                                rows > gemm_tile::row_step ? gemm_block_k
-                                : b_along_k                ? k
-                                                           : few_block_k) {
-    few = m <= gemm_tile::row_step;
+                                !reads_in_place(rows, in_order) ? gemm_block_k
+                                : b_along_k                     ? k
+                                                                : few_block_k) {
+    few = reads_in_place(m, in_order);
     strip_cols = few && !b_along_k ? few_vectors(gemm_tile::kernel_rows(m)) * lanes : gemm_tile::cols;
     threads = double(m) * double(n) * double(k) < least_parallel_work ? 1 : pool_threads;
     index_t const parts = row_parts();
@@ -133,6 +134,7 @@ struct gemm_plan {
   }
 
  private:
+  static bool reads_in_place(index_t rows, bool in_order) { return rows <= gemm_tile::row_step && in_order; }
   /// Into how many parts the rows are cut for threads (the columns into threads / parts): each thread packs its rows
   /// and its columns, and this makes that least.
   index_t row_parts() const {

@@ -3,6 +3,7 @@
 /// @file Packing: a strip of an operand of any element type becomes fp32 in the order in which the kernel reads it.
 #include <tenon/core/error.hpp>
 #include <tenon/exec/host/simd.hpp>
+#include <tenon/ops/gemm.hpp>
 #include <tenon/ops/host/gemm_blocking.hpp>
 #include <tenon/ops/host/gemm_kernel.hpp>
 
@@ -14,6 +15,28 @@ struct gemm_operand {
   T const* data;
   index_t strip_extent, strip_stride, k_stride;
   T const* at(index_t strip, index_t k) const { return data + strip * strip_stride + k * k_stride; }
+};
+
+/// Where the k that the kernel counts lie in an operand: leaf by leaf, and in each leaf piece by piece.
+struct gemm_k_map {
+  std::span<k_piece const> pieces;  ///< empty: as they are counted
+  index_t leaf;                     ///< of all pieces together
+
+  /// function(k, at, n) for each run of k [k, k + n) of [k0, k1) that lies at [at, at + n).
+  template <class Function>
+  void for_runs(index_t k0, index_t k1, Function&& function) const {
+    if (pieces.empty()) return function(k0, k0, k1 - k0);
+    for (index_t q = k0 / leaf, k = q * leaf; k < k1; ++q) {
+      index_t first = 0;
+      for (auto const& piece : pieces) {
+        index_t const before = q * piece.leaf_rows(), rows = std::min(piece.leaf_rows(), piece.rows - before);
+        index_t const begin = std::max(k, k0), end = std::min(k + rows, k1);
+        if (begin < end) function(begin, first + before + (begin - k), end - begin);
+        k += rows;
+        first += piece.rows;
+      }
+    }
+  }
 };
 
 /// Neighbouring strips of `width` each: indices [first, first + strips * width) of an operand and k in [k0, k1) become
@@ -249,9 +272,12 @@ class gemm_turned_columns {
 };
 
 template <class T>
-void pack_strips(gemm_strips const& p, gemm_operand<T> const& operand) {
-  if (operand.k_stride == 1) pack_along_k(p, operand);
-  else pack_across_k(p, operand);
+void pack_strips(gemm_strips const& p, gemm_operand<T> const& operand, gemm_k_map const& map) {
+  map.for_runs(p.k0, p.k1, [&](index_t k, index_t at, index_t n) {
+    gemm_strips const run{p.to + (k - p.k0) * p.width, p.strip_values, p.strips, p.width, p.first, at, at + n};
+    if (operand.k_stride == 1) pack_along_k(run, operand);
+    else pack_across_k(run, operand);
+  });
 }
 
 }  // namespace tenon::ops::detail

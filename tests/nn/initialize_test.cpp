@@ -4,9 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include <tenon/exec/host/context.hpp>
-#include <tenon/ops/host/elementwise.hpp>
-#include <tenon/train/state.hpp>
+#include <tenon/nn/initialize.hpp>
 
 using namespace tenon;
 
@@ -14,7 +12,7 @@ TEST_CASE("parameters begin with the mean and deviation asked for, each a functi
   std::vector<nn::parameter_spec> specs{{"a.weight", 300, 70, 0, {0.5f, 0}, nn::parameter_kind::matrix},
                                         {"b", 1, 40, 21008, {0, 1}, nn::parameter_kind::vector}};
   std::vector<float> p(21048, NAN), q(21048, NAN);
-  train::initialize(specs, p.data(), 1);
+  nn::initialize(specs, p.data(), 1);
   double sum = 0, square = 0, fourth = 0;
   for (int i = 0; i < 21000; ++i)
     sum += p[std::size_t(i)], square += std::pow(p[std::size_t(i)], 2), fourth += std::pow(p[std::size_t(i)], 4);
@@ -23,26 +21,8 @@ TEST_CASE("parameters begin with the mean and deviation asked for, each a functi
   CHECK(fourth / 21000 / std::pow(square / 21000, 2) == doctest::Approx(3).epsilon(0.08));  // a normal's kurtosis
   for (int i = 0; i < 40; ++i) CHECK(p[std::size_t(21008 + i)] == 1.0f);
   std::vector<nn::parameter_spec> alone{specs[0]};
-  train::initialize(alone, q.data(), 1);
+  nn::initialize(alone, q.data(), 1);
   CHECK(std::equal(p.begin(), p.begin() + 21000, q.begin()));
-  train::initialize(alone, q.data(), 2);
+  nn::initialize(alone, q.data(), 2);
   CHECK_FALSE(std::equal(p.begin(), p.begin() + 21000, q.begin()));
-}
-
-TEST_CASE("gradients of micro-batches are added in the tree over their index") {
-  exec::host_context ctx(2);
-  for (index_t count : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
-    train::gradient_tree<int> sums(40, count, [](float*) { return 0; });
-    tree<float> expected;
-    for (int repeat = 0; repeat < 2; ++repeat) {  // the buffers serve every step
-      for (index_t m = 0; m < count; ++m) {
-        float const value = 1.0f / float(m + 3);
-        for (float& v : sums.next().values) v = value;
-        sums.push(ctx);
-        expected.push(value, [](float& a, float b) { a += b; });
-      }
-      float const total = expected.finish([](float& a, float b) { a += b; });
-      for (float v : sums.finish(ctx).values) CHECK(v == total);
-    }
-  }
 }

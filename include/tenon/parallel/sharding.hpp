@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Who holds which part of a flat buffer: buckets, which are reduced, gathered and updated as one, each cut into a
+/// shard per replica.
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include <tenon/core/parameter.hpp>
+#include <tenon/core/reduction_order.hpp>
+#include <tenon/ops/grad_norm.hpp>
+
+namespace tenon::parallel {
+
+/// Elements [begin, end) of a flat buffer.
+struct stretch {
+  index_t begin = 0, end = 0;
+  index_t size() const { return end - begin; }
+};
+constexpr stretch intersection(stretch a, stretch b) {
+  index_t const begin = std::max(a.begin, b.begin);
+  return {begin, std::max(begin, std::min(a.end, b.end))};
+}
+inline stretch stretch_of(parameter_spec const& s) { return {s.offset, s.offset + s.size()}; }
+
+/// Where a flat buffer may be cut near `at`: at a multiple of 16 values of a row, so that the order of a gradient's norm
+/// does not change, or between parameters (only there when `whole` matrices are wanted).
+inline index_t legal_cut(std::span<parameter_spec const> specs, index_t at, bool whole) {
+  for (auto const& s : specs) {
+    auto const range = stretch_of(s);
+    if (at <= range.begin || at >= range.end) continue;
+    if (whole && s.kind == parameter_kind::matrix) return at - range.begin < range.end - at ? range.begin : range.end;
+    index_t const row = (at - range.begin) / s.cols, col = (at - range.begin) % s.cols;
+    return range.begin + row * s.cols + col / lanes * lanes;
+  }
+  return at;
+}
+
+/// A stretch of the flat buffer that is reduced, gathered and updated as one.
+struct bucket {
+  stretch range;
+  std::vector<std::size_t> cuts;  ///< replica r owns [cuts[r], cuts[r + 1]), counted from the beginning of the range
+  stretch own;                    ///< of this replica, in the flat buffer
+  index_t compact = 0;            ///< where `own` begins in a buffer that holds only own stretches
+  /// The cuts in bytes, for values of `size` bytes.
+  std::vector<std::size_t> byte_cuts(std::size_t size) const {
+    auto bytes = cuts;
+    for (auto& c : bytes) c *= size;
+    return bytes;
+  }
+};
+
+/// The buckets of a model, cut into `replicas` shards; `replica` is this one.
+/// @param begins where buckets begin, rising from 0 @param size of the flat buffer @param whole see `legal_cut`
+inline std::vector<bucket> make_buckets(std::span<parameter_spec const> specs, std::span<index_t const> begins,
+                                        index_t size, int replicas, int replica, bool whole) {
+  std::vector<bucket> all;
+  index_t compact = 0;
+  for (std::size_t i = 0; i < begins.size(); ++i) {
+    bucket b;
+    b.range = {begins[i], i + 1 < begins.size() ? begins[i + 1] : size};
+    for (int r = 0; r <= replicas; ++r) {
+      index_t at = legal_cut(specs, b.range.begin + b.range.size() * r / replicas, whole);
+      at = std::clamp(at, b.range.begin, b.range.end);
+      b.cuts.push_back(std::size_t(r == replicas ? b.range.size() : at - b.range.begin));
+    }
+    b.own = {b.range.begin + index_t(b.cuts[std::size_t(replica)]),
+             b.range.begin + index_t(b.cuts[std::size_t(replica) + 1])};
+    b.compact = compact;
+    compact = round_up(compact + b.own.size(), lanes);
+    all.push_back(std::move(b));
+  }
+  return all;
+}
+inline index_t compact_size(std::span<bucket const> buckets) {
+  return buckets.empty() ? 0 : round_up(buckets.back().compact + buckets.back().own.size(), lanes);
+}
+
+/// What of the parameters lies in `part`, for an optimizer: whole parameters as they are, others as one row of what is
+/// there. Offsets count from the beginning of `part`.
+inline std::vector<parameter_spec> clip(std::span<parameter_spec const> specs, stretch part) {
+  std::vector<parameter_spec> clipped;
+  for (auto const& s : specs) {
+    auto const there = intersection(stretch_of(s), part);
+    if (there.size() <= 0) continue;
+    auto c = s;
+    if (there.size() != s.size()) c.rows = 1, c.cols = there.size();
+    c.offset = there.begin - part.begin;
+    clipped.push_back(std::move(c));
+  }
+  return clipped;
+}
+
+/// The same for the gradient norm: rows stay rows. @param base of element part.begin
+inline void append_norm_parts(std::vector<ops::norm_part>& parts, std::span<parameter_spec const> specs, stretch part,
+                              float const* base) {
+  for (auto const& s : specs) {
+    auto left = intersection(stretch_of(s), part);
+    while (left.size() > 0) {
+      float const* const p = base + (left.begin - part.begin);
+      index_t const col = (left.begin - s.offset) % s.cols, rows = col == 0 ? left.size() / s.cols : 0;
+      index_t const taken = rows ? rows * s.cols : std::min(left.size(), s.cols - col);
+      parts.push_back(rows ? ops::norm_part{p, rows, s.cols} : ops::norm_part{p, 1, taken});
+      left.begin += taken;
+    }
+  }
+}
+
+}  // namespace tenon::parallel

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// ctest: TIMEOUT 300
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <tenon/comm/threads.hpp>
+#include <tenon/models/gpt2.hpp>
+#include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
+#include <tenon/train/trainer.hpp>
+
+namespace {
+
+using namespace tenon;
+constexpr gpt2_config gpt_shape{.layers = 3, .width = 48, .heads = 3, .context = 40, .vocabulary = 67};
+constexpr llama_config llama_shape{
+    .layers = 3, .width = 48, .heads = 6, .kv_heads = 2, .hidden = 80, .context = 40, .vocabulary = 67};
+using gpt = models::gpt2<gpt_shape>;
+using llama = models::llama<llama_shape>;
+constexpr mixtral_config mixtral_shape{.layers = 3,
+                                       .width = 48,
+                                       .heads = 6,
+                                       .kv_heads = 2,
+                                       .hidden = 32,
+                                       .context = 40,
+                                       .vocabulary = 67,
+                                       .experts = 4,
+                                       .experts_per_token = 2,
+                                       .auxiliary_weight = 0.02f};
+using mixtral = models::mixtral<mixtral_shape>;
+constexpr index_t length = 32;
+
+/// A text with structure, some of whose targets are left out.
+struct text {
+  std::vector<std::int32_t> tokens, targets;
+  text(index_t samples, std::uint32_t seed) {
+    for (index_t s = 0; s < samples; ++s) {
+      std::uint32_t token = (seed * 5u + std::uint32_t(s) * 7u) % 67u;
+      for (index_t i = 0; i < length; ++i) {
+        tokens.push_back(std::int32_t(token));
+        token = (token * 3u + 1u) % 67u;
+        targets.push_back((i + s) % 9 == 4 ? -1 : std::int32_t(token));
+      }
+    }
+  }
+};
+struct outcome {
+  std::vector<float> parameters;
+  std::vector<double> numbers;
+};
+bool operator==(outcome const& a, outcome const& b) {
+  auto const same = [](auto const& x, auto const& y) {
+    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(x[0])) == 0;
+  };
+  return same(a.parameters, b.parameters) && same(a.numbers, b.numbers);
+}
+
+train_options options(index_t batch, index_t accumulate, comm::mesh_shape mesh = {}) {
+  return {.batch = batch,
+          .accumulate = accumulate,
+          .sequence_length = length,
+          .learning_rate = 3e-3f,
+          .threads = 1,
+          .mesh = mesh};
+}
+template <class Trainer>
+outcome train(Trainer& t, index_t batch) {
+  outcome o;
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    text const b(batch, i);
+    auto const r = t.step(b.tokens, b.targets);
+    o.numbers.insert(o.numbers.end(), {r.loss, r.grad_norm});
+  }
+  text const b(5, 9);
+  o.numbers.push_back(t.evaluate(b.tokens, b.targets));
+  o.parameters = t.values();
+  return o;
+}
+template <class Model, class... Ps>
+outcome alone(index_t batch) {
+  trainer<Model, Ps...> t{options(batch, 1)};
+  return train(t, batch);
+}
+/// Trains on a mesh and checks that all ranks say the same.
+template <class Model, class... Ps>
+outcome on_mesh(comm::mesh_shape mesh, index_t batch, index_t accumulate) {
+  std::vector<outcome> all(std::size_t(mesh.size()));
+  comm::threads::run(int(mesh.size()), [&](comm::threads& world) {
+    trainer<Model, comm::threads, Ps...> t{world, options(batch, accumulate, mesh)};
+    all[std::size_t(world.rank())] = train(t, batch);
+  });
+  for (auto const& o : all) CHECK(o == all[0]);
+  return all[0];
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("data parallelism and every stage of ZeRO give the bits of one rank", Model, gpt, llama) {
+  auto const expected = alone<Model>(24);
+  for (int ranks : {1, 2, 3, 4, 6, 8})
+    for (index_t accumulate : {1, 2, 3}) {
+      CAPTURE(ranks);
+      CAPTURE(accumulate);
+      index_t const micro = 24 / ranks / accumulate;
+      if (24 % (ranks * accumulate) != 0 || (micro & (micro - 1)) != 0) continue;
+      CHECK(expected == on_mesh<Model, data<dynamic>>({.data = ranks}, 24, accumulate));
+      CHECK(expected == on_mesh<Model, data<dynamic>, zero<1>>({.data = ranks}, 24, accumulate));
+      if (accumulate > 1 && ((ranks * micro) & (ranks * micro - 1)) != 0) continue;
+      CHECK(expected == on_mesh<Model, data<dynamic>, zero<2>>({.data = ranks}, 24, accumulate));
+      CHECK(expected == on_mesh<Model, data<dynamic>, zero<3>>({.data = ranks}, 24, accumulate));
+    }
+}
+
+TEST_CASE("mixed precision, memory policies and other update rules on a mesh") {
+  auto const bf16 = alone<gpt, precision::bf16_mixed>(8);
+  CHECK(bf16 == on_mesh<gpt, precision::bf16_mixed, data<4>>({.data = 4}, 8, 1));
+  CHECK(bf16 == on_mesh<gpt, precision::bf16_mixed, data<4>, zero<1>>({.data = 4}, 8, 2));
+  CHECK(bf16 == on_mesh<gpt, precision::bf16_mixed, data<4>, zero<3>>({.data = 4}, 8, 2));
+  auto const muon = alone<gpt, optimizer::muon>(8);
+  CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_full, data<4>, zero<1>>({.data = 4}, 8, 1));
+  CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_selective, data<2>, zero<3>>({.data = 2}, 8, 2));
+}
+
+TEST_CASE_TEMPLATE("every pipeline schedule gives the bits of one rank", Model, gpt, llama, mixtral) {
+  auto const expected = alone<Model>(24);
+  for (int stages : {1, 2, 3})
+    for (index_t accumulate : {3, 6, 12}) {
+      CAPTURE(stages);
+      CAPTURE(accumulate);
+      comm::mesh_shape const mesh{.pipeline = stages};
+      CHECK(expected == on_mesh<Model, pipeline<dynamic, gpipe>>(mesh, 24, accumulate));
+      CHECK(expected == on_mesh<Model, pipeline<dynamic>>(mesh, 24, accumulate));
+      CHECK(expected == on_mesh<Model, pipeline<dynamic, zero_bubble>>(mesh, 24, accumulate));
+    }
+  CHECK(expected == on_mesh<Model, pipeline<dynamic, zero_bubble>, memory::recompute_full>({.pipeline = 3}, 24, 6));
+  CHECK(expected ==
+        on_mesh<Model, pipeline<dynamic, zero_bubble>, memory::recompute_selective>({.pipeline = 2}, 24, 6));
+  CHECK(expected == on_mesh<Model, pipeline<dynamic>, data<2>, zero<1>>({.data = 2, .pipeline = 3}, 24, 3));
+}
+
+TEST_CASE("chunks of an interleaved schedule, and what the first and the last stage share") {
+  constexpr gpt2_config deep{.layers = 6, .width = 48, .heads = 3, .context = 40, .vocabulary = 67};
+  using model = models::gpt2<deep>;
+  auto const expected = alone<model>(16);
+  for (int stages : {1, 2}) {
+    comm::mesh_shape const mesh{.pipeline = stages};
+    CHECK(expected == on_mesh<model, pipeline<dynamic, interleaved<2>>>(mesh, 16, 4));
+    CHECK(expected == on_mesh<model, pipeline<dynamic, interleaved<3>>>(mesh, 16, 2));
+  }
+  CHECK(expected == on_mesh<model, pipeline<dynamic, interleaved<2>>, data<2>>({.data = 2, .pipeline = 2}, 16, 4));
+}
