@@ -24,11 +24,13 @@ set(TENON_COMPONENTS
   "serve|7|infer"
   "cluster|7|train,infer")
 
-# What each folder needs beyond C++20: name | package | target. mpi is not a folder but comm/mpi.hpp.
+# What each folder needs beyond C++20: name | package | target. mpi and nccl are no folders but comm/mpi.hpp and
+# comm/nccl.hpp.
 set(TENON_EXTERNALS
   "exec|Threads|Threads::Threads"
   "comm|Threads|Threads::Threads"
   "mpi|MPI|MPI::MPI_CXX"
+  "nccl|CUDAToolkit|CUDA::cudart"
   "io|nlohmann_json|nlohmann_json::nlohmann_json")
 
 # Sets <out> to <component> and everything under it.

@@ -6,6 +6,10 @@ set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.10 QUIET)
 find_package(MPI QUIET COMPONENTS CXX)
+find_package(CUDAToolkit QUIET)
+if(CUDAToolkit_FOUND)
+  find_library(TENON_NCCL nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+endif()
 
 add_library(tenon_tenon INTERFACE)
 set(TENON_TARGETS tenon_tenon)
@@ -48,6 +52,13 @@ if(TARGET MPI::MPI_CXX)
   list(APPEND TENON_TARGETS tenon_mpi)
   target_link_libraries(tenon_mpi INTERFACE tenon_comm MPI::MPI_CXX)
   target_compile_definitions(tenon_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+endif()
+# comm/nccl.hpp.
+if(TENON_NCCL)
+  add_library(tenon_nccl INTERFACE)
+  list(APPEND TENON_TARGETS tenon_nccl)
+  target_link_libraries(tenon_nccl INTERFACE tenon_comm CUDA::cudart
+    $<BUILD_INTERFACE:${TENON_NCCL}> $<INSTALL_INTERFACE:nccl>)
 endif()
 
 target_include_directories(tenon_core INTERFACE

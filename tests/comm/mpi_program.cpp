@@ -2,6 +2,7 @@
 // links: tenon::mpi
 //
 // One rank of an MPI world, started by mpi_test.py: all checks of a communicator, or one way to fail.
+// A second argument of 1: it never comes to MPI.
 #include <chrono>
 #include <cstdio>
 #include <string>
@@ -15,6 +16,7 @@
 using tenon::comm::mpi;
 
 int main(int argc, char** argv) {
+  if (argc > 2 && std::string(argv[2]) == "1") std::this_thread::sleep_for(std::chrono::seconds(60));
   return tenon::comm::run_mpi(argc, argv, [&](mpi& world) {
     std::string const way = argc > 1 ? argv[1] : "all";
     bool const second = world.rank() == 1;

@@ -19,10 +19,10 @@ environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROO
                    OMPI_MCA_rmaps_base_oversubscribe="1", TENON_START_TIMEOUT="2")
 
 
-def run(ranks, way):
+def run(ranks, way, *more):
     begin = time.time()
     # A session of its own, so that nothing of it is left behind when it takes too long.
-    process = subprocess.Popen(["mpirun", "-np", str(ranks), program, way], env=environment, text=True,
+    process = subprocess.Popen(["mpirun", "-np", str(ranks), program, way, *more], env=environment, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         output, _ = process.communicate(timeout=100)
@@ -48,3 +48,8 @@ for way, words, times in (
     code, output, seconds = run(3, way)
     assert code != 0 and (output.count(words) == times or times is None and words in output), (way, code, output)
     assert seconds < 30, f"{way} took too long"
+
+# Two ranks, of which the second never comes to MPI.
+code, output, seconds = run(1, "all", "0", ":", "-np", "1", program, "all", "1")
+assert code != 0 and "MPI did not start in 2 s: ranks that do not say this have not come." in output, output
+assert seconds < 30, "a rank that never starts took too long"

@@ -6,16 +6,19 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include <tenon/comm/check.hpp>
 #include <tenon/comm/communicator.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/reduction_order.hpp>
@@ -36,6 +39,39 @@ inline void check_mpi(int code, char const* function) {
   throw error(errc::comm_failed, std::string(function) + ": " + text);
 }
 
+// MPI's start waits for all ranks, without an end. Ends this process when that takes longer than start_timeout(), and so
+// by the launcher all others.
+class start_watch {
+ public:
+  start_watch() : seconds(start_timeout()), thread([this] { watch(); }) {}
+  ~start_watch() {
+    {
+      std::lock_guard lock(mutex);
+      started = true;
+    }
+    changed.notify_one();
+    thread.join();
+  }
+  start_watch(start_watch const&) = delete;
+  start_watch& operator=(start_watch const&) = delete;
+
+ private:
+  void watch() {
+    std::unique_lock lock(mutex);
+    if (changed.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return started; })) return;
+    std::fprintf(stderr,
+                 "MPI did not start in %.0f s: ranks that do not say this have not come. Fix: see why they did not "
+                 "start, or set TENON_START_TIMEOUT to more seconds.\n",
+                 seconds);
+    std::_Exit(1);
+  }
+  double seconds;
+  bool started = false;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::thread thread;  // after what it uses
+};
+
 // What the handles of one world share: MPI itself, when it is ours to end, and what was counted.
 struct mpi_world {
   mpi_world() = default;
@@ -44,6 +80,7 @@ struct mpi_world {
     check_mpi(MPI_Initialized(&already), "MPI_Initialized");
     int level = MPI_THREAD_MULTIPLE;
     if (!already) {
+      start_watch const watch;
       check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread");
       finalises = true;
     }

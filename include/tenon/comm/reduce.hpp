@@ -14,6 +14,13 @@
 
 namespace tenon::comm {
 
+namespace detail {
+template <class C>
+concept OnHost = Communicator<C> && !requires {
+  requires C::device_memory;
+};
+}  // namespace detail
+
 /// [0, n) cut into `parts` stretches of nearly equal length, each but the last a multiple of `unit`.
 inline std::vector<std::size_t> even_cuts(std::size_t n, int parts, std::size_t unit = 1) {
   std::vector<std::size_t> cuts(std::size_t(parts) + 1);
@@ -105,7 +112,7 @@ class node_sum {
 
 /// Every rank offers one vector of cuts.back() floats; rank r receives the sum over ranks of elements
 /// [cuts[r], cuts[r + 1]) at out[0 ...]; `out` may point into its vector.
-template <Communicator C>
+template <detail::OnHost C>
 void reduce_scatter(C& c, float const* mine, float* out, std::span<std::size_t const> cuts) {
   node_sum const sum(c.size());
   std::vector<int> const one(std::size_t(c.size()), 1);
@@ -117,7 +124,7 @@ void reduce_scatter(C& c, float const* mine, float* out, std::span<std::size_t c
 }
 
 /// data[i] = the sum over ranks of data[i], on every rank.
-template <Communicator C>
+template <detail::OnHost C>
 void all_reduce(C& c, std::span<float> data) {
   constexpr std::size_t few = 2048;  // so few that two messages take longer than sending everything to all
   if (c.size() == 1) return;
@@ -141,7 +148,7 @@ void all_reduce(C& c, std::span<float> data) {
 }
 
 /// The sum over ranks of exact sums: the same for every number of ranks.
-template <Communicator C>
+template <detail::OnHost C>
 void all_reduce(C& c, exact_sum& sum) {
   if (c.size() > 1) c.sum(sum.words());
 }
