@@ -61,6 +61,8 @@ class model_state {
     nn::binder<float const> describe(&spec_list, &begins);
     net.bind(describe);
     flat_size = describe.size();
+    for (auto const& s : spec_list)
+      if (counts(s)) counted_specs.push_back(s);
     constexpr bool keep_whole = std::same_as<typename Set::optimizer, optimizer::muon>;
     buckets = make_buckets(spec_list, begins, flat_size, replicas, ranks.replicas.rank(), keep_whole);
     compact = compact_size(buckets);
@@ -128,7 +130,7 @@ class model_state {
       ops::add(exec, ops::add_args<float, float>{gradient(0), gradient(table_bucket), buckets[0].own.size()});
     norm_parts.clear();
     for (std::size_t b = 0; b < own_buckets(); ++b)
-      append_norm_parts(norm_parts, spec_list, buckets[b].own, gradient(b));
+      append_norm_parts(norm_parts, counted_specs, buckets[b].own, gradient(b));
     ops::grad_norm(exec, ops::grad_norm_args{norm_parts, nullptr, &squares});
   }
   /// One step of the update rule. @param scale multiplies every gradient
@@ -151,29 +153,29 @@ class model_state {
 
   /// Parameter `spec` of the whole model into `out`, on every rank: a collective. @shape out [spec.size()]
   void read(state_kind kind, parameter_spec const& spec, std::span<float> out) {
-    if (mesh.world.size() == 1) {
-      for_each_owned(kind, stretch_of(spec), [&](stretch there, float const* from) {
-        std::copy_n(from, there.size(), out.data() + (there.begin - spec.offset));
-      });
-      return;
-    }
-    constexpr std::size_t piece = std::size_t(1) << 20;
+    constexpr index_t piece = index_t(1) << 20;
     std::vector<std::int64_t> bits;
-    for (std::size_t begin = 0; begin < out.size(); begin += piece) {
-      stretch const part{spec.offset + index_t(begin), spec.offset + index_t(std::min(out.size(), begin + piece))};
+    for (index_t begin = 0; begin < spec.size(); begin += piece) {
+      stretch const part{begin, std::min(spec.size(), begin + piece)};
       bits.assign(std::size_t(part.size()), 0);
-      for_each_owned(kind, part, [&](stretch there, float const* from) {
-        for (index_t i = 0; i < there.size(); ++i)
-          bits[std::size_t(there.begin - part.begin + i)] = std::bit_cast<std::int32_t>(from[i]);
+      for_each_run(spec, part, [&](parameter_spec const& s, stretch here, index_t there) {
+        if (!counts(s)) return;
+        for_each_owned(kind, here, [&](stretch owned, float const* from) {
+          for (index_t i = 0; i < owned.size(); ++i)
+            bits[std::size_t(there - part.begin + owned.begin - here.begin + i)] = std::bit_cast<std::int32_t>(from[i]);
+        });
       });
-      mesh.replicas.sum(bits);  // each element has one owner: a sum of bits is the bits
-      for (std::size_t i = 0; i < bits.size(); ++i) out[begin + i] = std::bit_cast<float>(std::int32_t(bits[i]));
+      mesh.world.sum(bits);  // each element has one owner: a sum of bits is the bits
+      for (index_t i = 0; i < part.size(); ++i)
+        out[std::size_t(begin + i)] = std::bit_cast<float>(std::int32_t(bits[std::size_t(i)]));
     }
   }
-  /// Takes this rank's part of parameter `spec`. `restored()` comes after the last one.
+  /// Takes this rank's part of parameter `spec` of the whole model. `restored()` comes after the last one.
   void write(state_kind kind, parameter_spec const& spec, std::span<float const> values) {
-    for_each_held(kind, stretch_of(spec), [&](stretch there, float* to) {
-      std::copy_n(values.data() + (there.begin - spec.offset), there.size(), to);
+    for_each_run(spec, {0, spec.size()}, [&](parameter_spec const&, stretch here, index_t there) {
+      for_each_held(kind, here, [&](stretch held, float* to) {
+        std::copy_n(values.data() + there + (held.begin - here.begin), held.size(), to);
+      });
     });
   }
   /// The rounded copies that blocks read follow the parameters that were written.
@@ -413,6 +415,21 @@ class model_state {
 
   // ---- whole parameters
 
+  /// Of the tensor ranks that hold the same, one stands for all.
+  bool counts(parameter_spec const& s) const { return s.is_sharded() || mesh.tensor.rank() == 0; }
+  /// f(own spec, elements here, element of the whole where they begin) for what this rank has of `part` of a parameter.
+  template <class F>
+  void for_each_run(parameter_spec const& whole, stretch part, F&& f) {
+    for (auto const& s : spec_list) {
+      if (s.name != whole.name) continue;
+      s.for_each_run([&](index_t here, index_t there, index_t n) {
+        auto const common = intersection(part, {there, there + n});
+        if (common.size() <= 0) return;
+        index_t const begin = s.offset + here + (common.begin - there);
+        f(s, stretch{begin, begin + common.size()}, common.begin);
+      });
+    }
+  }
   float* buffer_of(state_kind kind, std::size_t b, stretch part) {
     if (kind == state_kind::parameters) return master_of(b) + (part.begin - held(b).begin);
     return at(kind == state_kind::first ? first : second, b) + (part.begin - held(b).begin);
@@ -438,6 +455,7 @@ class model_state {
   sample_plan plan;
   int replicas;
   std::vector<parameter_spec> spec_list;
+  std::vector<parameter_spec> counted_specs;  ///< in the gradient norm
   std::vector<index_t> begins;
   index_t flat_size = 0, compact = 0;
   std::vector<bucket> buckets;

@@ -93,9 +93,11 @@ class trainer {
   trainer(world_type& world, train_options const& o) requires(Model::is_static) : trainer(world, Model::config, o) {}
   trainer(world_type& world, config_type const& c, train_options const& o)
       : shape(checked(c)), ranks(world, degrees(o.mesh)), settings(checked(c, o, ranks)),
-        net(Model::template network<typename set::arithmetic>(c)), exec(settings.threads),
+        whole(Model::template network<typename set::arithmetic>(c)), net(part_of(whole, ranks)), exec(settings.threads),
         plan(make_plan(settings, ranks)),
         model(exec, net, ranks, plan, settings.seed, net.tied && plan.groups * settings.accumulate > 1) {
+    nn::binder<float const> describe(&whole_specs);
+    whole.bind(describe);
     lay_out_samples();
   }
   trainer(trainer const&) = delete;
@@ -166,9 +168,8 @@ class trainer {
     pass.mesh = &ranks;
     model.before_pass();
     auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
-                                                                  .a = rows_of(as_const(hidden), n - 1, 1),
-                                                                  .b = transposed(model.parameters().head)});
+    net.logits(pass, model.parameters(), rows_of(as_const(hidden), n - 1, 1),
+               matrix(logits.data(), 1, shape.vocabulary));
     saved_memory.release(mark);
   }
 
@@ -179,9 +180,7 @@ class trainer {
     auto const mark = saved_memory.mark();
     auto pass = make_pass(index_t(tokens.size()) / settings.sequence_length, 0, false);
     auto const hidden = net.forward(pass, model.parameters(), tokens, saved);
-    ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
-                                                                  .a = as_const(hidden),
-                                                                  .b = transposed(model.parameters().head)});
+    net.logits(pass, model.parameters(), as_const(hidden), logits);
     saved_memory.release(mark);
   }
   /// Gradients as the last step left them (scaled by the loss scale under fp16); the layout of `parameter_list`.
@@ -192,7 +191,8 @@ class trainer {
   network_type const& network() const { return net; }
   context_type& context() { return exec; }
   comm::mesh<world_type>& mesh() { return ranks; }
-  std::span<parameter_spec const> parameter_list() const { return model.specs(); }
+  /// The parameters of the whole model.
+  std::span<parameter_spec const> parameter_list() const { return whole_specs; }
   index_t parameter_count() const {
     index_t n = 0;
     for (auto const& s : parameter_list()) n += s.size();
@@ -203,7 +203,7 @@ class trainer {
   index_t steps() const { return steps_done; }
   /// Sequences trained on so far: the position in the data.
   index_t samples() const { return samples_done; }
-  double step_flops() const { return net.step_flops(double(settings.batch), double(settings.sequence_length)); }
+  double step_flops() const { return whole.step_flops(double(settings.batch), double(settings.sequence_length)); }
   /// Times that memory was asked from the system: constant after the first step.
   std::size_t system_allocations() { return saved_memory.system_allocations() + exec.scratch().system_allocations(); }
 
@@ -255,6 +255,10 @@ class trainer {
             resolve(set::context::degree, asked.context, "context"),
             resolve(set::pipeline::degree, asked.pipeline, "pipeline"),
             resolve(set::expert::degree, asked.expert, "expert")};
+  }
+  static network_type part_of(network_type part, comm::mesh<world_type> const& ranks) {
+    if (ranks.tensor.size() > 1) part.shard(ranks.tensor.rank(), ranks.tensor.size());
+    return part;
   }
   static parallel::sample_plan make_plan(train_options const& o, comm::mesh<world_type> const& ranks) {
     int const groups = ranks.batch.size();
@@ -321,7 +325,7 @@ class trainer {
     auto const mark = saved_memory.mark();
     auto pass = make_pass(plan.micro, micro, true);
     pass.auxiliary_scale = (set::precision::scales_loss ? scaler.scale : 1.0f) / float(settings.batch);
-    pass.auxiliary_loss = &auxiliary;
+    pass.auxiliary_loss = counts_losses() ? &auxiliary : nullptr;
     auto const& p = model.parameters();
     auto const hidden = net.forward(pass, p, tokens, saved, model.lends_gradients() ? &gradients : nullptr);
     float* const losses = saved_memory.template allocate<float>(pass.tokens());
@@ -342,7 +346,10 @@ class trainer {
     if (sum) add_losses(targets, losses, *sum);
     saved_memory.release(mark);
   }
-  static void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) {
+  /// Of the tensor ranks, which all have the same losses, one adds them.
+  bool counts_losses() const { return ranks.tensor.rank() == 0; }
+  void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) const {
+    if (!counts_losses()) return;
     for (std::size_t t = 0; t < targets.size(); ++t)
       if (targets[t] >= 0) sum.add(double(losses[t]));
   }
@@ -380,7 +387,8 @@ class trainer {
   config_type shape;
   comm::mesh<world_type> ranks;
   train_options settings;
-  network_type net;
+  network_type whole, net;  ///< the model, and what of it this rank has
+  std::vector<parameter_spec> whole_specs;
   context_type exec;
   parallel::sample_plan plan;
   rank_state model;
