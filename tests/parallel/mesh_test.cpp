@@ -20,6 +20,15 @@ constexpr llama_config llama_shape{
 using gpt = models::gpt2<gpt_shape>;
 using llama = models::llama<llama_shape>;
 constexpr index_t length = 32;
+/// Shapes whose heads may be cut over ranks.
+constexpr gpt2_config cut_gpt_shape{
+    .layers = 2, .width = 128, .heads = 8, .context = 40, .vocabulary = 67, .dropout = 0.1f};
+constexpr llama_config cut_llama_shape{
+    .layers = 2, .width = 128, .heads = 8, .kv_heads = 4, .hidden = 80, .context = 40, .vocabulary = 67};
+using cut_gpt = models::gpt2<cut_gpt_shape>;
+using cut_llama = models::llama<cut_llama_shape>;
+using untied_gpt = models::gpt2<gpt2_config{
+    .layers = 1, .width = 128, .heads = 8, .context = 40, .vocabulary = 131, .tied = false, .dropout = 0.1f}>;
 
 /// A text with structure, some of whose targets are left out.
 struct text {
@@ -64,6 +73,13 @@ outcome train(Trainer& t, index_t batch) {
   }
   text const b(5, 9);
   o.numbers.push_back(t.evaluate(b.tokens, b.targets));
+  std::vector<float> logits(length * 67);
+  if (t.config().vocabulary == 67) {
+    t.all_logits(std::span(b.tokens).first(length), matrix(logits.data(), length, 67));
+    o.numbers.insert(o.numbers.end(), logits.begin(), logits.end());
+    t.next_logits(std::span(b.tokens).first(9), std::span(logits).first(67));
+    o.numbers.insert(o.numbers.end(), logits.begin(), logits.begin() + 67);
+  }
   o.parameters = t.values();
   return o;
 }
@@ -110,4 +126,32 @@ TEST_CASE("mixed precision, memory policies and other update rules on a mesh") {
   auto const muon = alone<gpt, optimizer::muon>(8);
   CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_full, data<4>, zero<1>>({.data = 4}, 8, 1));
   CHECK(muon == on_mesh<gpt, optimizer::muon, memory::recompute_selective, data<2>, zero<3>>({.data = 2}, 8, 2));
+}
+
+TEST_CASE_TEMPLATE("tensor parallelism gives the bits of one rank", Model, cut_gpt, cut_llama) {
+  auto const expected = alone<Model>(8);
+  for (int ranks : {2, 4}) {
+    CAPTURE(ranks);
+    CHECK(expected == on_mesh<Model, tensor<dynamic>>({.tensor = ranks}, 8, 1));
+    CHECK(expected == on_mesh<Model, tensor<dynamic>>({.tensor = ranks}, 8, 2));
+  }
+  comm::mesh_shape const square{.data = 2, .tensor = 2};
+  for (index_t accumulate : {1, 2}) {
+    CAPTURE(accumulate);
+    CHECK(expected == on_mesh<Model, tensor<2>, data<dynamic>>(square, 8, accumulate));
+    CHECK(expected == on_mesh<Model, tensor<2>, data<dynamic>, zero<1>>(square, 8, accumulate));
+    CHECK(expected == on_mesh<Model, tensor<2>, data<dynamic>, zero<3>>(square, 8, accumulate));
+  }
+}
+
+TEST_CASE("tensor parallelism: eight ranks, an untied head, mixed precision, memory policies") {
+  CHECK(alone<cut_gpt>(4) == on_mesh<cut_gpt, tensor<8>>({.tensor = 8}, 4, 1));
+  auto const untied = alone<untied_gpt, precision::bf16_mixed>(4);
+  CHECK(untied == on_mesh<untied_gpt, precision::bf16_mixed, tensor<4>>({.tensor = 4}, 4, 1));
+  CHECK(untied == on_mesh<untied_gpt, precision::bf16_mixed, memory::recompute_full, tensor<2>, data<2>, zero<1>>(
+                      {.data = 2, .tensor = 2}, 4, 2));
+  auto const selective = alone<untied_gpt, precision::bf16_mixed, memory::recompute_selective>(4);
+  CHECK(selective ==
+        on_mesh<untied_gpt, precision::bf16_mixed, memory::recompute_selective, tensor<2>, data<2>, zero<3>>(
+            {.data = 2, .tensor = 2}, 4, 1));
 }
