@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -102,6 +103,8 @@ class trainer {
     int const stages = ranks.pipeline.size() * chunks_per_rank;
     for (int c = 0; c < chunks_per_rank; ++c)
       parts.emplace_back(*this, c * ranks.pipeline.size() + ranks.pipeline.rank(), stages);
+    if (std::same_as<typename set::context::exchange, ring> && ranks.context.size() > 1)
+      ring_stream.emplace(ranks.context);
     lay_out_samples();
   }
   trainer(trainer const&) = delete;
@@ -399,6 +402,7 @@ class trainer {
     pass.cuts_sequences = where.cut;
     if constexpr (std::same_as<typename set::context::exchange, all_to_all>)
       pass.exchange = nn::context_exchange::all_to_all;
+    else if (ring_stream) pass.context_stream = &*ring_stream;
     return pass;
   }
   pass_type training_pass(part& p, flight& f, float sequence_scale) {
@@ -619,6 +623,7 @@ class trainer {
   parallel::sample_plan plan;
   parallel::program work;
   std::deque<part> parts;
+  std::optional<comm::stream<world_type>> ring_stream;  ///< on which keys travel under ring attention
   std::vector<index_t> positions, begins;
   struct {
     exact_sum loss, auxiliary, squares;
