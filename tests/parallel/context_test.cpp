@@ -43,8 +43,8 @@ TEST_CASE("context parallelism gives the bits of one rank") {
     CHECK(expected == run(mesh, 4, static_cast<policies<context<dynamic, ring>>*>(nullptr)));
     CHECK(expected == run({.context = ranks, .pipeline = 2}, 4,
                           static_cast<policies<context<dynamic, ring>, pipeline<2, zero_bubble>>*>(nullptr)));
-    CHECK(expected == run({.tensor = 2, .context = ranks}, 4,
-                          static_cast<policies<context<dynamic, ring>, tensor<2>>*>(nullptr)));
+    CHECK(expected ==
+          run({.tensor = 2, .context = ranks}, 4, static_cast<policies<context<dynamic, ring>, tensor<2>>*>(nullptr)));
     CHECK(expected == run({.data = 2, .context = ranks}, 2,
                           static_cast<policies<context<dynamic, all_to_all>, data<2>, zero<1>>*>(nullptr)));
     CHECK(expected == run({.data = 4, .context = ranks}, 1,
