@@ -12,6 +12,7 @@
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
+#include <tenon/models/check.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
@@ -57,11 +58,16 @@ consteval bool check_trainer() {
       "tenon::trainer: the first argument is no model. Fix: a type of tenon::models, e.g. tenon::models::gpt2_124m.");
   if constexpr (check_policies<Ps...>() && requires { typename Model::network_type; }) {
     check_available<policies<Ps...>>();
-    if constexpr (Model::is_static)
+    if constexpr (Model::is_static) {
       static_assert(
           Model::problem(Model::config) == nullptr,
           "tenon::trainer: the model's shape does not fit together; Model::problem(Model::config) says where. "
           "Fix: widths that divide by heads, heads that divide by kv_heads, positive sizes.");
+      static_assert(models::tensor_problem(Model::config, policies<Ps...>::tensor::degree) == nullptr,
+                    "tenon::trainer: the model cannot be cut over so many tensor ranks; "
+                    "models::tensor_problem(Model::config, ranks) says where. "
+                    "Fix: 1, 2, 4 or 8 ranks that divide the KV heads, each with a multiple of 16 features of them.");
+    }
   }
   return true;
 }
