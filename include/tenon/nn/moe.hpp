@@ -71,6 +71,9 @@ struct moe {
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
                matrix_view<T> y, saved<T>& s) const {
+    static_assert(!Pass::cuts_tokens,
+                  "tenon::nn::moe: sequence_parallel with a mixture of experts; the router reads whole sequences. "
+                  "Fix: drop sequence_parallel.");
     arena_scope scope(pass.exec.scratch());
     auto const logits = pass.template allocate<float>(experts, false);
     ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = logits, .a = x, .b = transposed(p.router)});

@@ -4,6 +4,7 @@
 
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/ops/norm.hpp>
 
 namespace tenon::nn {
@@ -32,7 +33,7 @@ struct layer_norm {
   }
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
-    s = {pass.saved.template allocate<float>(pass.tokens()), pass.saved.template allocate<float>(pass.tokens())};
+    s = {pass.saved.template allocate<float>(x.extent(0)), pass.saved.template allocate<float>(x.extent(0))};
     again(pass, p, x, y, s);
   }
   /// The output once more, from what was saved.
@@ -61,6 +62,8 @@ struct layer_norm {
                                                                          .d_weight = g.weight,
                                                                          .d_bias = g.bias,
                                                                          .leaf = pass.token_leaf()});
+    sum_over_tokens(pass, g.weight, width);
+    sum_over_tokens(pass, g.bias, width);
   }
 };
 
@@ -82,7 +85,7 @@ struct rms_norm {
   }
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
-    s = {pass.saved.template allocate<float>(pass.tokens())};
+    s = {pass.saved.template allocate<float>(x.extent(0))};
     again(pass, p, x, y, s);
   }
   template <class Pass, class T>
@@ -103,6 +106,7 @@ struct rms_norm {
                                                                      .add_to = add_to,
                                                                      .d_weight = g.weight,
                                                                      .leaf = pass.token_leaf()});
+    sum_over_tokens(pass, g.weight, width);
   }
 };
 

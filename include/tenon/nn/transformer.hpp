@@ -55,21 +55,23 @@ struct transformer {
   index_t width() const { return embedding.width; }
   index_t vocabulary() const { return embedding.vocabulary; }
 
-  /// The hidden states behind the last norm, in `pass.saved`. @shape tokens [t], result [t, width]
+  /// The hidden states behind the last norm, of all tokens, in `pass.saved`. @shape tokens [t], result [t, width]
   /// @param gradients of the backward that follows: their memory is used until then; or null
   template <class Pass, class T>
   matrix_view<T> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens, saved<T>& s,
                          parameters<float> const* gradients = nullptr) const {
-    auto const x = pass.template allocate<T>(width(), true);
+    auto const x = pass.template allocate_own<T>(width(), true);
     embedding.forward(pass, p.embedding, tokens, x);
     drop(pass, x);
     s.last = layers.forward(pass, p.layers, as_const(x), s.layers, gradients ? &gradients->layers : nullptr);
     auto const hidden = pass.template allocate<T>(width(), true);
-    final_norm.forward(pass, p.final_norm, s.last, hidden, s.final_norm);
+    auto const own = rows_of(hidden, pass.own_tokens().first, pass.own_tokens().count);
+    final_norm.forward(pass, p.final_norm, s.last, own, s.final_norm);
+    gather_tokens(pass, hidden);
     return hidden;
   }
 
-  /// Loss of each token, and with `gradients` the head's gradients: d_hidden is overwritten, the head's parameter
+  /// Loss of each token, and with `gradients` the head's gradients: d_hidden (of this rank's tokens) is overwritten, the head's parameter
   /// gradient too. The logits are never held as a whole.
   /// @param gradient_scale what the loss gradient is multiplied by: 1 / (targets in the whole batch), times loss scale
   template <class Pass, class T>
@@ -160,7 +162,8 @@ struct transformer {
                                                  .rate = embedding_dropout,
                                                  .stream = random_stream(pass.seed, "embedding.dropout", pass.step),
                                                  .first_sample = pass.first_sample,
-                                                 .sequence_length = pass.sequence_length});
+                                                 .sequence_length = pass.sequence_length,
+                                                 .first_token = pass.own_tokens().first});
   }
 };
 

@@ -9,7 +9,7 @@ namespace tenon::ops {
 /// out = x / (1 - rate) where a random number of the element is at least `rate`, else 0. The mask is a function of the
 /// stream, the sample's number in the whole run and the element's place in the sample: backward is the same call on the
 /// gradient, and a batch may be cut anywhere between samples.
-/// @shape x, out [t, c], t = samples x sequence_length; out may alias x
+/// @shape x, out [t, c], of samples x sequence_length tokens; out may alias x
 template <class T>
 struct dropout_args {
   matrix_view<T const> x;
@@ -18,6 +18,7 @@ struct dropout_args {
   random_stream stream;
   std::uint64_t first_sample = 0;
   index_t sequence_length = 0;
+  index_t first_token = 0;  ///< of x, counted from the beginning of the first sample
 };
 
 /// @error argument_error when shapes differ or rate is not in [0, 1)

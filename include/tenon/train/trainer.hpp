@@ -239,8 +239,8 @@ class trainer {
 
  private:
   using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
-  using pass_type =
-      nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks, world_type>;
+  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks,
+                             world_type, !std::is_void_v<typename set::sequence>>;
 
   static world_type& alone_world() requires is_alone {
     static world_type world;
@@ -295,6 +295,13 @@ class trainer {
       fail("zero<" + std::to_string(set::zero::stage) + "> adds " + std::to_string(groups * micro) +
            " sequences over ranks before it accumulates, which is no node of the summation tree. "
            "Fix: a power of two, accumulate 1, or zero<1>.");
+    index_t const tensor = ranks.tensor.size(), leaf = set::arithmetic::token_leaf(o.sequence_length);
+    if (index_t const tokens = micro * o.sequence_length;
+        pass_type::cuts_tokens && (tokens % (tensor * leaf) != 0 || !is_power_of_two(tokens / (tensor * leaf))))
+      fail("sequence_parallel cuts a micro-batch of " + std::to_string(tokens) + " tokens in leaves of " +
+           std::to_string(leaf) + " over " + std::to_string(tensor) +
+           " ranks, and what a rank gets is no node of the summation tree. Fix: a power of two of sequences in a "
+           "micro-batch, as many as there are tensor ranks, or longer sequences, which have more leaves.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
     if (o.threads == 0) o.threads = std::max(1, int(std::thread::hardware_concurrency()) / ranks.world.ranks_here());
     if (o.threads < 1 || o.threads > 1024)
@@ -335,7 +342,7 @@ class trainer {
     auto const& p = model.parameters();
     auto const hidden = net.forward(pass, p, tokens, saved, model.lends_gradients() ? &gradients : nullptr);
     float* const losses = saved_memory.template allocate<float>(pass.tokens());
-    auto const d_hidden = pass.template allocate<value_type>(net.width(), true);
+    auto const d_hidden = pass.template allocate_own<value_type>(net.width(), true);
     net.head_loss(pass, p, &gradients, as_const(hidden), targets, losses, scale, d_hidden);
     net.backward(pass, p, gradients, saved, tokens, d_hidden, model.table_gradient(gradients.embedding.tokens));
     model.end_micro_batch();
