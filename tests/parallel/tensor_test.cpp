@@ -31,3 +31,16 @@ TEST_CASE("tensor parallelism: eight ranks, an untied head, mixed precision, mem
         on_mesh<untied_gpt, precision::bf16_mixed, memory::recompute_selective, tensor<2>, data<2>, zero<3>>(
             {.data = 2, .tensor = 2}, 4, 1));
 }
+
+TEST_CASE_TEMPLATE("tokens cut between blocks give the bits of one rank", Model, cut_gpt, cut_llama) {
+  auto const expected = alone<Model>(8);
+  CHECK(expected ==
+        on_mesh<Model, tensor<2>, sequence_parallel, pipeline<2, zero_bubble>>({.tensor = 2, .pipeline = 2}, 8, 2));
+  CHECK(expected == on_mesh<Model, tensor<dynamic>, sequence_parallel>({.tensor = 2}, 8, 2));
+  CHECK(expected == on_mesh<Model, tensor<dynamic>, sequence_parallel>({.tensor = 4}, 8, 1));
+  CHECK(expected == on_mesh<Model, tensor<2>, sequence_parallel, data<2>, zero<1>>({.data = 2, .tensor = 2}, 8, 2));
+  CHECK(expected == on_mesh<Model, tensor<2>, sequence_parallel, data<2>, zero<3>>({.data = 2, .tensor = 2}, 8, 1));
+  CHECK_THROWS_WITH_AS((on_mesh<Model, tensor<dynamic>, sequence_parallel>({.tensor = 4}, 8, 4)),
+                       doctest::Contains("cuts a micro-batch of 64 tokens in leaves of 32 over 4 ranks"),
+                       argument_error);
+}

@@ -72,6 +72,9 @@ struct moe {
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
                matrix_view<T> y, saved<T>& s) const {
+    static_assert(!Pass::cuts_tokens,
+                  "tenon::nn::moe: sequence_parallel with a mixture of experts; the router reads whole sequences. "
+                  "Fix: drop sequence_parallel.");
     if (pass.context_ranks() > 1)
       throw argument_error("tenon::nn::moe: " + std::to_string(pass.context_ranks()) +
                            " context ranks share a sequence, but capacity and balance are of whole sequences. "

@@ -101,6 +101,13 @@ consteval bool check_policies() {
     static_assert(std::is_void_v<typename set::sequence> || set::tensor::degree != 1,
                   "tenon::policies: sequence_parallel with tensor<1>; it cuts the sequence over the tensor ranks and "
                   "there is one. Fix: tensor<2> or more, or drop sequence_parallel.");
+    static_assert(
+        set::tensor::degree == 1 || !std::same_as<typename set::arithmetic, arithmetic::fast>,
+        "tenon::policies: tensor with arithmetic::fast; its sums are single chains, which ranks cannot share. "
+        "Fix: drop arithmetic::fast, bitwise is the default.");
+    static_assert(set::tensor::degree == 1 || !std::same_as<typename set::optimizer, optimizer::muon>,
+                  "tenon::policies: optimizer::muon with tensor; it updates whole matrices and each rank has a part. "
+                  "Fix: optimizer::adamw, or data parallelism with zero.");
     static_assert(set::zero::stage < 2 || set::pipeline::degree == 1,
                   "tenon::policies: zero<2> or zero<3> with pipeline; every micro-batch would gather and scatter the "
                   "gradients again. Fix: zero<1> with pipeline, or zero<2..3> without it.");

@@ -13,6 +13,7 @@
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
+#include <tenon/models/check.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
@@ -59,11 +60,16 @@ consteval bool check_trainer() {
       "tenon::trainer: the first argument is no model. Fix: a type of tenon::models, e.g. tenon::models::gpt2_124m.");
   if constexpr (check_policies<Ps...>() && requires { typename Model::network_type; }) {
     check_available<policies<Ps...>>();
-    if constexpr (Model::is_static)
+    if constexpr (Model::is_static) {
       static_assert(
           Model::problem(Model::config) == nullptr,
           "tenon::trainer: the model's shape does not fit together; Model::problem(Model::config) says where. "
           "Fix: widths that divide by heads, heads that divide by kv_heads, positive sizes.");
+      static_assert(models::tensor_problem(Model::config, policies<Ps...>::tensor::degree) == nullptr,
+                    "tenon::trainer: the model cannot be cut over so many tensor ranks; "
+                    "models::tensor_problem(Model::config, ranks) says where. "
+                    "Fix: 1, 2, 4 or 8 ranks that divide the KV heads, each with a multiple of 16 features of them.");
+    }
   }
   return true;
 }
@@ -260,8 +266,8 @@ class trainer {
 
  private:
   using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
-  using pass_type =
-      nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks, world_type>;
+  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks,
+                             world_type, !std::is_void_v<typename set::sequence>>;
 
   using schedule = typename set::pipeline::schedule;
   static constexpr int chunks_per_rank = parallel::schedule_for<schedule>::chunks;
@@ -381,6 +387,13 @@ class trainer {
     if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
       fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
            " stages of the pipeline. Fix: at most one stage per layer.");
+    index_t const tensor = ranks.tensor.size(), leaf = set::arithmetic::token_leaf(o.sequence_length);
+    if (index_t const tokens = micro * o.sequence_length / ranks.context.size();
+        pass_type::cuts_tokens && (tokens % (tensor * leaf) != 0 || !is_power_of_two(tokens / (tensor * leaf))))
+      fail("sequence_parallel cuts a micro-batch of " + std::to_string(tokens) + " tokens in leaves of " +
+           std::to_string(leaf) + " over " + std::to_string(tensor) +
+           " ranks, and what a rank gets is no node of the summation tree. Fix: a power of two of sequences in a "
+           "micro-batch, as many as there are tensor ranks, or longer sequences, which have more leaves.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
     if (o.threads == 0) o.threads = std::max(1, int(std::thread::hardware_concurrency()) / ranks.world.ranks_here());
     if (o.threads < 1 || o.threads > 1024)
@@ -468,13 +481,13 @@ class trainer {
     if (defers) pass.deferred = &f.deferred;
     if (p.net.has_head) {
       float* const losses = f.memory.template allocate<float>(pass.tokens());
-      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      f.gradient = pass.template allocate_own<value_type>(net.width(), true);
       p.net.head_loss(pass, p.model.parameters(), &gradients, f.output, targets, losses, scale, f.gradient);
       add_losses(targets, losses, sums.loss);
     } else if (f.gradient.empty()) {  // the next stage is here, too
       part& next = parts[std::size_t(chunk) + 1];
       flight& behind = next.of(micro_batch);
-      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      f.gradient = pass.template allocate_own<value_type>(net.width(), true);
       std::copy_n(behind.gradient.data(), f.gradient.size(), f.gradient.data());
       behind.owes_input = false;
       next.land(behind);
@@ -495,14 +508,15 @@ class trainer {
   }
   void exchange(parallel::instruction const& i) {
     std::vector<comm::transfer> transfers;
+    index_t const rows = pass_type::cuts_tokens ? micro_tokens() / ranks.tensor.size() : micro_tokens();
+    auto const bytes = std::size_t(rows * net.width()) * sizeof(value_type);
     for (auto const& t : i.transfers) {
       flight& f = parts[std::size_t(t.chunk)].of(t.micro_batch);
       bool const sends = t.way == parallel::direction::send, activation = t.what == parallel::payload::activation;
       matrix_view<value_type>& received = activation ? f.input : f.gradient;
-      if (!sends) received = f.memory.template allocate_matrix<value_type>(micro_tokens(), net.width());
+      if (!sends) received = f.memory.template allocate_matrix<value_type>(rows, net.width());
       auto const* const data = sends && activation ? f.output.data() : received.data();
-      transfers.push_back({t.peer, sends, const_cast<value_type*>(data),
-                           std::size_t(micro_tokens() * net.width()) * sizeof(value_type)});
+      transfers.push_back({t.peer, sends, const_cast<value_type*>(data), bytes});
     }
     ranks.pipeline.exchange(transfers);
     for (auto const& t : i.transfers)
@@ -538,10 +552,9 @@ class trainer {
   template <class AtHead>
   void go_through(std::span<std::int32_t const> tokens, layout const& where, AtHead&& at_head) {
     int const stages = ranks.pipeline.size(), rank = ranks.pipeline.rank();
-    index_t const n = index_t(tokens.size());
-    auto const move = [&](int peer, bool sends, value_type const* data) {
-      comm::transfer const one{peer, sends, const_cast<value_type*>(data),
-                               std::size_t(n * net.width()) * sizeof(value_type)};
+    auto const move = [&](int peer, bool sends, matrix_view<value_type const> m) {
+      comm::transfer const one{peer, sends, const_cast<value_type*>(m.data()),
+                               std::size_t(m.size()) * sizeof(value_type)};
       ranks.pipeline.exchange({&one, 1});
     };
     for (std::size_t c = 0; c < parts.size(); ++c) {
@@ -551,15 +564,15 @@ class trainer {
       auto pass = make_pass(p, f, where);
       matrix_view<value_type const> input;
       if (!p.net.has_embedding && stages > 1) {
-        f.input = pass.template allocate<value_type>(net.width(), true);
-        move((rank + stages - 1) % stages, false, f.input.data());
+        f.input = pass.template allocate_own<value_type>(net.width(), true);
+        move((rank + stages - 1) % stages, false, f.input);
         input = f.input;
       } else if (!p.net.has_embedding) {
         input = parts[c - 1].of(0).output;
       }
       f.output = p.net.forward(pass, p.model.parameters(), tokens, input, f.saved);
       if (p.net.has_head) at_head(p, pass, f.output);
-      else if (stages > 1) move((rank + 1) % stages, true, f.output.data());
+      else if (stages > 1) move((rank + 1) % stages, true, f.output);
     }
     for (auto& p : parts) p.land(p.of(0));
   }
