@@ -22,7 +22,8 @@ namespace tenon::nn {
 /// gradient is the router's, then the slots in slot order, added in fp32.
 /// Under expert parallelism a rank holds some of the experts; rows travel to theirs and back, and the weight gradients
 /// are those of the samples of all ranks together. The rest is of the rank's own samples.
-/// @shape x, y [t, width]   @source Jiang et al. 2024, arXiv:2401.04088   @test tests/nn/moe_test.cpp
+/// @shape x, y [t, width]   @source Jiang et al. 2024, arXiv:2401.04088
+/// @test tests/nn/moe_test.cpp, tests/nn/moe_parallel_test.cpp
 struct moe {
   index_t experts = 1;
   index_t slots = 1;          ///< experts per token
