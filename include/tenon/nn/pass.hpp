@@ -100,6 +100,11 @@ struct pass {
     if constexpr (alone) return 1;
     else return mesh ? mesh->tensor.size() : 1;
   }
+  /// Ranks that hold different experts, and different samples.
+  int expert_ranks() const {
+    if constexpr (alone) return 1;
+    else return mesh ? mesh->expert.size() : 1;
+  }
   /// Ranks that hold parts of the same sequences.
   int context_ranks() const {
     if constexpr (alone) return 1;
