@@ -39,7 +39,7 @@ inline std::string to_string(mesh_shape const& shape) {
   std::string text;
   for (auto const& axis : detail::mesh_axes)
     if (int const n = shape.*axis.ranks; n != 1)
-      text += (text.empty() ? "" : ",") + std::string(axis.name) + "=" + std::to_string(n);
+      text.append(text.empty() ? "" : ",").append(axis.name).append("=").append(std::to_string(n));
   return text.empty() ? "data=1" : text;
 }
 
