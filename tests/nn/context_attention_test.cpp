@@ -168,7 +168,7 @@ void check_same_as_one_rank(problem const& p, std::vector<int> const& rank_count
 }  // namespace
 
 TEST_CASE("context attention: outputs and gradients are those of one rank, bit for bit") {
-  for (auto exchange : {nn::context_exchange::all_to_all}) {
+  for (auto exchange : {nn::context_exchange::ring, nn::context_exchange::all_to_all}) {
     problem p{.exchange = exchange};
     check_same_as_one_rank(p, {1, 2, 4});
     p.samples = 3, p.query_heads = 8, p.window = 100, p.soft_cap = 4;

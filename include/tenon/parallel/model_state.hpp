@@ -66,7 +66,9 @@ class model_state {
       if (counts(s)) counted.push_back(s);
     flat_size = describe.size();
     constexpr bool keep_whole = std::same_as<typename Set::optimizer, optimizer::muon>;
-    buckets = make_buckets(spec_list, begins, flat_size, replicas, ranks.replicas.rank(), keep_whole);
+    std::vector<index_t> first_values;
+    for (auto const& b : begins) first_values.push_back(b.at);
+    buckets = make_buckets(spec_list, first_values, flat_size, replicas, ranks.replicas.rank(), keep_whole);
     compact = compact_size(buckets);
     // The two gradients of a token table that is a head too are summed apart: each has a tree of its own.
     if (net.tied && net.has_embedding && net.has_head && plan.groups * plan.accumulate > 1) add_table_bucket();
@@ -452,7 +454,7 @@ class model_state {
   sample_plan plan;
   int replicas;
   std::vector<parameter_spec> spec_list, counted;
-  std::vector<index_t> begins;
+  std::vector<nn::bucket_begin> begins;
   index_t flat_size = 0, compact = 0;
   std::vector<bucket> buckets;
   std::size_t table_bucket = 0;  ///< of the embedding's own gradient; 0: there is none
