@@ -20,6 +20,7 @@
 #include <tenon/parallel/model_state.hpp>
 #include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>
+#include <tenon/train/check.hpp>
 #include <tenon/train/host_ops.hpp>
 
 namespace tenon {
@@ -59,6 +60,7 @@ consteval bool check_trainer() {
       "tenon::trainer: the first argument is no model. Fix: a type of tenon::models, e.g. tenon::models::gpt2_124m.");
   if constexpr (check_policies<Ps...>() && requires { typename Model::network_type; }) {
     check_available<policies<Ps...>>();
+    check_mesh<Model, policies<Ps...>>();
     if constexpr (Model::is_static)
       static_assert(
           Model::problem(Model::config) == nullptr,
