@@ -450,3 +450,20 @@ TEST_CASE("attention counts its visible pairs") {
   backward.options = r.options(), backward.sequence_begins = begins;
   CHECK(ops::attention_backward_t::work(backward).flops == pairs * 2 * 8 * 5);
 }
+
+TEST_CASE("attention counts what each part of a sequence has to do") {
+  index_t const length = 4096, parts = 4, rows = length / parts;
+  double total = 0, most = 0;
+  for (index_t r = 0; r < parts; ++r) {
+    double of_rank = 0;
+    for (index_t j = 0; j < parts; ++j) {
+      ops::attention_forward_args<float> a{};
+      a.q = a.k = tenon::matrix<float const>(nullptr, rows, 8);
+      a.options.head_width = 8, a.part = {length, r * rows, j * rows};
+      of_rank += ops::attention_forward_t::work(a).flops;
+    }
+    total += of_rank, most = std::max(most, of_rank);
+  }
+  CHECK(total == double(length) * (length + 1) / 2 * 2 * 8 * 2);
+  CHECK(most / (total / double(parts)) == doctest::Approx(2 - 1.0 / double(parts)).epsilon(0.001));
+}

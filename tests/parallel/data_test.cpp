@@ -4,7 +4,7 @@
 
 using namespace on_mesh_test;
 
-TEST_CASE_TEMPLATE("data parallelism and every stage of ZeRO give the bits of one rank", Model, gpt, llama) {
+TEST_CASE_TEMPLATE("data parallelism and every stage of ZeRO give the bits of one rank", Model, gpt, llama, mixtral) {
   auto const expected = alone<Model>(24);
   for (int ranks : {1, 2, 3, 4, 6, 8})
     for (index_t accumulate : {1, 2, 3}) {
@@ -17,6 +17,8 @@ TEST_CASE_TEMPLATE("data parallelism and every stage of ZeRO give the bits of on
       if (accumulate > 1 && ((ranks * micro) & (ranks * micro - 1)) != 0) continue;
       CHECK(expected == on_mesh<Model, data<dynamic>, zero<2>>({.data = ranks}, 24, accumulate));
       CHECK(expected == on_mesh<Model, data<dynamic>, zero<3>>({.data = ranks}, 24, accumulate));
+      if (ranks % 2 == 0)
+        CHECK(expected == on_mesh<Model, data<dynamic>, zero<3, hybrid<2>>>({.data = ranks}, 24, accumulate));
     }
 }
 

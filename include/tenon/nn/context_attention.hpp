@@ -5,9 +5,10 @@
 /// - ring: keys and values of each rank travel to the ranks behind it, from one to the next, and a rank has two chunks of
 ///   them at a time. They come in order of their positions, and what a query has so far (the softmax's state, the sum of
 ///   its gradient) is carried from chunk to chunk. The gradients of keys and values are sums over ranks: nodes of the tree
-///   over query leaves. @source Liu et al. 2023, arXiv:2310.01889
+///   over query leaves. Rank r of N works on r + 1/2 chunks, so that the ring takes 2 - 1/N times the mean.
+///   @source Liu et al. 2023, arXiv:2310.01889
 /// - all_to_all: ranks trade their tokens for heads, each attends with its heads over whole sequences, and they trade
-///   back. @source Jacobs et al. 2023, arXiv:2309.14509
+///   back. All have the same to do. @source Jacobs et al. 2023, arXiv:2309.14509
 ///
 /// One sequence of the micro-batch at a time: scratch memory is that of one.
 #include <algorithm>
@@ -88,11 +89,13 @@ void check_context(Pass const& pass, ops::attention_options const& o) {
            " KV heads. Fix: a number of ranks that divides them, or context_exchange::ring.");
 }
 
-/// to = from, both [rows, cols] with column stride 1.
-template <class Pass, class T>
-void copy_rows(Pass& pass, matrix_view<T const> from, matrix_view<T> to) {
-  pass.exec.pool().for_range(from.extent(0), ceil_div(16384, from.extent(1)), [&](index_t begin, index_t end) {
-    for (index_t r = begin; r < end; ++r) std::copy_n(&from(r, 0), from.extent(1), &to(r, 0));
+/// to = from, rounded; both [rows, cols] with column stride 1.
+template <class Pass, class From, class To>
+void copy_rows(Pass& pass, matrix_view<From const> from, matrix_view<To> to) {
+  index_t const cols = from.extent(1);
+  pass.exec.pool().for_range(from.extent(0), ceil_div(16384, cols), [&](index_t begin, index_t end) {
+    for (index_t r = begin; r < end; ++r)
+      std::transform(&from(r, 0), &from(r, 0) + cols, &to(r, 0), [](From x) { return To(x); });
   });
 }
 
@@ -134,8 +137,8 @@ void visit_chunks(Pass& pass, context_chunks const& chunks, matrix_view<T const>
     comm::transfer const to{rank + 1, true, buffer.data(), chunks.seen(rank + 1, chunk) ? bytes : 0};
     if (chunk == rank && to.bytes) copy_rows(pass, own, buffer);
     auto const move = [from, to](auto& group) {
-      for (auto const& t : {from, to})
-        if (t.bytes) group.exchange(std::span(&t, 1));
+      if (from.bytes) group.exchange(std::span(&from, 1));
+      if (to.bytes) group.exchange(std::span(&to, 1));
     };
     if (pass.context_stream) moved = pass.context_stream->enqueue(move);
     else move(pass.mesh->context);
@@ -189,9 +192,7 @@ void sum_chunk(Pass& pass, context_chunks const& chunks, index_t chunk, matrix_v
                                                                     std::span<float const* const> vectors) {
                        sum(values + begin, vectors, end - begin);
                      });
-  if (group.rank() != chunk) return;
-  for (index_t r = 0; r < d_kv.extent(0); ++r)
-    for (index_t i = 0; i < d_kv.extent(1); ++i) d_kv(r, i) = T(mine(r, i));
+  if (group.rank() == chunk) copy_rows(pass, as_const(mine), d_kv);
 }
 
 template <class Pass, class T>

@@ -72,7 +72,7 @@ struct pass {
   exact_sum* auxiliary_loss = nullptr;  ///< receives each sequence's in backward; null: not wanted
   context_exchange exchange = context_exchange::ring;
   comm::stream<Ranks>* context_stream = nullptr;  ///< of mesh->context: a ring moves on it beside the work; may be null
-  bool cuts_sequences = true;                       ///< over the context ranks of the mesh
+  bool cuts_sequences = true;                     ///< over the context ranks of the mesh
   deferred_gradients<Context>* deferred = nullptr;  ///< where weight gradients are put off to; null: they are made
 
   /// make(context, moved) writes parameter gradients, each `moved` elements behind its place: now, or later.

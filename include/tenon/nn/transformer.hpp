@@ -42,6 +42,11 @@ struct transformer {
   /// Keeps what rank `rank` of `ranks` has under tensor parallelism: parts of all matrices, all of the rest.
   /// @error argument_error says what does not divide
   void shard(int rank, int ranks) { embedding.shard(rank, ranks), layers.shard(rank, ranks); }
+  /// Keeps some of the experts of each mixture, for one rank of expert parallelism; nothing where there are none.
+  void shard_experts(int rank, int ranks) {
+    if constexpr (requires(FeedForward f) { f.shard_experts(rank, ranks); })
+      for (auto& layer : layers.layers) layer.second.inner.shard_experts(rank, ranks);
+  }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;

@@ -336,12 +336,16 @@ class trainer {
   }
   static network_type part_of(network_type part, comm::mesh<world_type> const& ranks) {
     if (ranks.tensor.size() > 1) part.shard(ranks.tensor.rank(), ranks.tensor.size());
+    if (ranks.expert.size() > 1) part.shard_experts(ranks.expert.rank(), ranks.expert.size());
     return part;
+  }
+  /// Gradients are added over ranks after every micro-batch.
+  static bool reduces_at_once(comm::mesh<world_type> const& ranks) {
+    return set::zero::stage >= 2 || ranks.context.size() > 1 || ranks.expert.size() > 1;
   }
   static parallel::sample_plan make_plan(train_options const& o, comm::mesh<world_type> const& ranks) {
     int const groups = ranks.batch.size();
-    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(),
-            set::zero::stage >= 2 || ranks.context.size() > 1};
+    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(), reduces_at_once(ranks)};
   }
 
   static config_type checked(config_type const& c) {
@@ -368,11 +372,14 @@ class trainer {
       fail("a micro-batch of " + std::to_string(micro) + " sequences (batch " + std::to_string(o.batch) + " over " +
            cut + ") with context=" + std::to_string(n) + ", whose ranks hold parts of one sequence. Fix: accumulate " +
            std::to_string(o.batch / groups) + ".");
-    if ((set::zero::stage >= 2 || ranks.context.size() > 1) && o.accumulate > 1 && !is_power_of_two(groups * micro))
-      fail("zero<2>, zero<3> and context add gradients over ranks before they accumulate, and the " +
+    if (reduces_at_once(ranks) && o.accumulate > 1 && !is_power_of_two(groups * micro))
+      fail("zero<2>, zero<3>, context and expert add gradients over ranks before they accumulate, and the " +
            std::to_string(groups * micro) +
            " sequences of a micro-batch on all ranks are no node of the summation tree. "
-           "Fix: a power of two, accumulate 1, or zero<1> without context.");
+           "Fix: a power of two, accumulate 1, or zero<1> without context and expert.");
+    if (int const n = ranks.expert.size(); n > 1 && ranks.data.size() > 1 && !is_power_of_two(n * micro))
+      fail("expert=" + std::to_string(n) + " brings " + std::to_string(n * micro) +
+           " sequences to each expert, which is no node of the summation tree. Fix: expert a power of two, or data=1.");
     if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
       fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
            " stages of the pipeline. Fix: at most one stage per layer.");
