@@ -29,29 +29,3 @@ constexpr char const* shape_problem(index_t layers, index_t width, index_t heads
 inline float residual_stddev(index_t layers) { return 0.02f / std::sqrt(2.0f * float(layers)); }
 
 }  // namespace tenon::models::detail
-
-namespace tenon::models {
-
-/// What keeps a decoder from being cut over `ranks` tensor ranks, as one sentence, or null; nn::share_of_rank says it at
-/// run time, with numbers.
-template <class Config>
-constexpr char const* tensor_problem(Config const& c, index_t ranks) {
-  index_t kv_heads = c.heads;
-  if constexpr (requires { c.kv_heads; })
-    if (c.kv_heads) kv_heads = c.kv_heads;
-  if (ranks < 2) return nullptr;
-  if (!std::has_single_bit(std::uint64_t(ranks)) || kv_heads % ranks != 0)
-    return "tenon::models: the tensor ranks are no power of two, or do not divide the KV heads. Fix: 1, 2, 4 or 8 "
-           "ranks "
-           "that divide kv_heads.";
-  if (kv_heads / ranks * (c.width / c.heads) % lanes != 0)
-    return "tenon::models: the KV heads of a tensor rank are no multiple of 16 features wide. Fix: fewer ranks.";
-  if (ranks > reduction_order::feature_leaves ||
-      std::bit_ceil(std::uint64_t(ceil_div(c.vocabulary, reduction_order::feature_leaf(c.vocabulary)))) <
-          std::uint64_t(ranks))
-    return "tenon::models: there are more tensor ranks than the vocabulary has leaves, at most 8 of 16 tokens or more. "
-           "Fix: fewer ranks.";
-  return nullptr;
-}
-
-}  // namespace tenon::models

@@ -19,21 +19,28 @@
 
 namespace tenon::nn {
 
+/// Features that each of `ranks` ranks holds of a dimension in leaves of `leaf` (0: one leaf), the last ones perhaps less;
+/// 0: its leaves cannot be shared out.
+constexpr index_t share_of_ranks(index_t extent, index_t leaf, int ranks) {
+  index_t const leaf_rows = leaf ? leaf : extent;
+  index_t const leaves = index_t(std::bit_ceil(std::uint64_t(ceil_div(extent, leaf_rows))));
+  return std::has_single_bit(unsigned(ranks)) && ranks <= leaves ? leaves / ranks * leaf_rows : 0;
+}
+
 /// What rank `rank` of `ranks` holds of a dimension in leaves of `leaf` (0: one leaf). The last ranks may hold little or
 /// nothing where leaves are rounded up. @param what its name, for messages
 /// @error argument_error when the leaves cannot be shared out, or a cut is no multiple of 16 (the unit of gradient norms)
 inline row_range share_of_rank(std::string const& what, index_t extent, index_t leaf, int rank, int ranks) {
-  index_t const leaf_rows = leaf ? leaf : extent;
-  index_t const leaves = index_t(std::bit_ceil(std::uint64_t(ceil_div(extent, leaf_rows))));
+  index_t const share = share_of_ranks(extent, leaf, ranks), first = std::min(extent, rank * share);
   auto const refuse = [&](std::string const& why) {
     throw argument_error("tenon::nn: " + what + " has " + std::to_string(extent) + " features in leaves of " +
-                         std::to_string(leaf_rows) + ", to be cut over " + std::to_string(ranks) + " ranks: " + why);
+                         std::to_string(leaf ? leaf : extent) + ", to be cut over " + std::to_string(ranks) +
+                         " ranks: " + why);
   };
-  if (!std::has_single_bit(unsigned(ranks)) || ranks > leaves)
+  if (share == 0)
     refuse(
         "each takes the same power of two of leaves. Fix: 1, 2, 4 or 8 tensor ranks, not more than there are "
         "leaves; attention has as many as the largest power of two that divides its KV heads.");
-  index_t const share = leaves / ranks * leaf_rows, first = std::min(extent, rank * share);
   if (share % lanes != 0)
     refuse("each gets " + std::to_string(share) +
            ". Fix: fewer tensor ranks, or a width of which each gets a "

@@ -21,6 +21,7 @@
 #include <tenon/parallel/model_state.hpp>
 #include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>
+#include <tenon/train/check.hpp>
 #include <tenon/train/host_ops.hpp>
 
 namespace tenon {
@@ -60,16 +61,12 @@ consteval bool check_trainer() {
       "tenon::trainer: the first argument is no model. Fix: a type of tenon::models, e.g. tenon::models::gpt2_124m.");
   if constexpr (check_policies<Ps...>() && requires { typename Model::network_type; }) {
     check_available<policies<Ps...>>();
-    if constexpr (Model::is_static) {
+    check_mesh<Model, policies<Ps...>>();
+    if constexpr (Model::is_static)
       static_assert(
           Model::problem(Model::config) == nullptr,
           "tenon::trainer: the model's shape does not fit together; Model::problem(Model::config) says where. "
           "Fix: widths that divide by heads, heads that divide by kv_heads, positive sizes.");
-      static_assert(models::tensor_problem(Model::config, policies<Ps...>::tensor::degree) == nullptr,
-                    "tenon::trainer: the model cannot be cut over so many tensor ranks; "
-                    "models::tensor_problem(Model::config, ranks) says where. "
-                    "Fix: 1, 2, 4 or 8 ranks that divide the KV heads, each with a multiple of 16 features of them.");
-    }
   }
   return true;
 }
@@ -152,11 +149,12 @@ class trainer {
     check_tokens(tokens);
     exact_sum sum;
     for (index_t round = 0; round < samples; round += plan.groups * plan.micro) {
-      index_t const first = round + plan.group * plan.micro, n = std::min(plan.micro, samples - first);
-      // A rank that has no samples left goes along with one that does not count: passes are collective.
-      index_t const begin = n > 0 ? first : 0, count = std::max<index_t>(n, 1);
+      // Passes are collective: all ranks go through equally many samples, and count those that are theirs.
+      index_t const first = round + plan.group * plan.micro, count = std::min(plan.micro, samples - round);
+      index_t const begin = std::min(first, samples - count),
+                    end = std::max(first, std::min(first + plan.micro, samples));
       forward_losses(own_tokens(tokens, begin, count), own_tokens(targets, begin, count), count,
-                     n > 0 ? &sum : nullptr);
+                     (first - begin) * local_length(), (end - begin) * local_length(), sum);
     }
     comm::all_reduce(ranks.world, sum);
     index_t counted = 0;
@@ -575,6 +573,28 @@ class trainer {
       else if (stages > 1) move((rank + 1) % stages, true, f.output);
     }
     for (auto& p : parts) p.land(p.of(0));
+  }
+  /// Logits behind the tokens from number `first` on; every context rank goes through whole sequences.
+  void all_logits(std::span<std::int32_t const> tokens, index_t length, index_t first, matrix_view<float> logits) {
+    std::vector<index_t> where(tokens.size()), ends;
+    for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i) % length;
+    for (index_t end = 0; end <= index_t(tokens.size()); end += length) ends.push_back(end);
+    go_through(tokens, {where, ends, length, false},
+               [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
+                 last.net.logits(pass, last.model.parameters(), rows_of(hidden, first, logits.extent(0)), logits);
+               });
+    ranks.pipeline.broadcast(std::as_writable_bytes(std::span(logits.data(), std::size_t(logits.size()))),
+                             ranks.pipeline.size() - 1);
+  }
+  /// Adds the losses of the tokens from number `first` to `last`.
+  void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t samples,
+                      index_t first, index_t last, exact_sum& sum) {
+    go_through(tokens, layout_of(samples), [&](part& at_head, pass_type& pass, matrix_view<value_type const> hidden) {
+      float* const losses = pass.saved.template allocate<float>(pass.tokens());
+      at_head.net.head_loss(pass, at_head.model.parameters(), nullptr, hidden, targets, losses, 0,
+                            matrix_view<value_type>{});
+      if (first < last) add_losses(targets.subspan(std::size_t(first), std::size_t(last - first)), losses + first, sum);
+    });
   }
   /// Logits behind the tokens from number `first` on; every context rank goes through whole sequences.
   void all_logits(std::span<std::int32_t const> tokens, index_t length, index_t first, matrix_view<float> logits) {
