@@ -65,7 +65,7 @@ train_options options(index_t batch, index_t accumulate, comm::mesh_shape mesh =
           .mesh = mesh};
 }
 template <class Trainer>
-outcome train(Trainer& t, index_t batch) {
+outcome run_steps(Trainer& t, index_t batch) {
   outcome o;
   for (std::uint32_t i = 0; i < 3; ++i) {
     text const b(batch, i);
@@ -87,7 +87,7 @@ outcome train(Trainer& t, index_t batch) {
 template <class Model, class... Ps>
 outcome alone(index_t batch) {
   trainer<Model, Ps...> t{options(batch, 1)};
-  return train(t, batch);
+  return run_steps(t, batch);
 }
 /// Trains on a mesh and checks that all ranks say the same.
 template <class Model, class... Ps>
@@ -95,7 +95,7 @@ outcome on_mesh(comm::mesh_shape mesh, index_t batch, index_t accumulate) {
   std::vector<outcome> all(std::size_t(mesh.size()));
   comm::threads::run(int(mesh.size()), [&](comm::threads& world) {
     trainer<Model, comm::threads, Ps...> t{world, options(batch, accumulate, mesh)};
-    all[std::size_t(world.rank())] = train(t, batch);
+    all[std::size_t(world.rank())] = run_steps(t, batch);
   });
   for (auto const& o : all) CHECK(o == all[0]);
   return all[0];
@@ -167,7 +167,6 @@ TEST_CASE_TEMPLATE("what one mesh has read another takes and goes on", Model, cu
         one.read(kind, spec, values);  // alone: no collective
         other.write(kind, spec, values);
       }
-    other.restored();
     other.progress().steps = 1, other.progress().samples = 4;
   };
   std::vector<outcome> all(4);
@@ -179,13 +178,14 @@ TEST_CASE_TEMPLATE("what one mesh has read another takes and goes on", Model, cu
         std::lock_guard lock(turn);
         copy_into(t);
       }
-      all[std::size_t(world.rank())] = train(t, 4);
+      t.restored();
+      all[std::size_t(world.rank())] = run_steps(t, 4);
     });
     return all;
   };
   auto const by_four = take_over(policies<tensor<4>>{}, {.tensor = 4});
   auto const by_square = take_over(policies<tensor<2>, data<2>, zero<3>>{}, {.data = 2, .tensor = 2});
-  auto const expected = train(one, 4);
+  auto const expected = run_steps(one, 4);
   for (auto const& results : {by_four, by_square})
     for (auto const& o : results) CHECK(o == expected);
 }
