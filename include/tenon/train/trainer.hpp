@@ -596,26 +596,6 @@ class trainer {
       if (first < last) add_losses(targets.subspan(std::size_t(first), std::size_t(last - first)), losses + first, sum);
     });
   }
-  /// Logits behind the tokens from number `first` on; every context rank goes through whole sequences.
-  void all_logits(std::span<std::int32_t const> tokens, index_t length, index_t first, matrix_view<float> logits) {
-    std::vector<index_t> where(tokens.size()), ends;
-    for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i) % length;
-    for (index_t end = 0; end <= index_t(tokens.size()); end += length) ends.push_back(end);
-    go_through(tokens, {where, ends, length, false},
-               [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
-                 last.net.logits(pass, last.model.parameters(), rows_of(hidden, first, logits.extent(0)), logits);
-               });
-    ranks.pipeline.broadcast(std::as_writable_bytes(std::span(logits.data(), std::size_t(logits.size()))),
-                             ranks.pipeline.size() - 1);
-  }
-  void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t samples,
-                      exact_sum* sum) {
-    go_through(tokens, layout_of(samples), [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
-      float* const losses = pass.saved.template allocate<float>(pass.tokens());
-      last.net.head_loss(pass, last.model.parameters(), nullptr, hidden, targets, losses, 0, matrix_view<value_type>{});
-      if (sum) add_losses(targets, losses, *sum);
-    });
-  }
   /// Of the tensor ranks, which all have the same losses, one adds them.
   bool counts_losses() const { return ranks.tensor.rank() == 0; }
   void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) const {
