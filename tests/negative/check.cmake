@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #
 # One negative-compile case: CASE must not compile with any of COMPILERS and must print its sentence (MUST=FAIL), or must
-# compile (MUST=COMPILE). Where the line after the wrong one is `// right: ...`, the case must compile with that in its place.
+# compile (MUST=COMPILE). Where a line `// right: ...` follows the wrong one, the case must compile with what is right.
 cmake_minimum_required(VERSION 3.25)
 separate_arguments(COMPILERS UNIX_COMMAND "${COMPILERS}")
 separate_arguments(FLAGS UNIX_COMMAND "${FLAGS}")

@@ -3,8 +3,8 @@
 /// @file Placement is a type: what a rank has of a value on a mesh, and the operations that are right for it. Any other
 /// use does not compile, and the message says why in one sentence.   @test tests/comm/placement_test.cpp
 ///
-/// `placed<T, shard<data_axis>>`: ranks along the axis have different parts of the value; `partial<data_axis>`: they have
-/// summands of it. Along axes that are not named it is replicated: all ranks have the same. `placed<T>` is the same
+/// `placed<T, shard<data_axis>>`: ranks along the axis have different parts of the value; `partial<data_axis>`: they
+/// have summands of it. Along axes that are not named it is replicated: all ranks have the same. `placed<T>` is the same
 /// everywhere. Two axes are groups of the others: `replicas_axis` (data, expert and context) and `world_axis` (all).
 /// @source Xu et al. 2021, arXiv:2105.04663 (partial values beside sharded ones)
 #include <algorithm>
@@ -155,8 +155,8 @@ void sum_over(C& group, index_t& count) {
 }
 }  // namespace detail
 
-/// A sum over a count, both of the whole: a mean over all that was counted. It can be read, but neither added to another
-/// mean nor reduced again, both of which would weigh what was counted by where it was counted.
+/// A sum over a count, both of the whole: a mean over all that was counted. It can be read, but neither added to
+/// another mean nor reduced again, both of which would weigh what was counted by where it was counted.
 class mean {
  public:
   template <class... Ps, class... Qs>
@@ -206,8 +206,8 @@ auto all_reduce(mesh<C>& m, placed<T, Ps...> x) {
   return typename detail::replaced<partial<Axis>, detail::placements<>, Ps...>::template of<T>(x.local());
 }
 
-/// The sum of vectors over the ranks along Axis, of which rank r of them receives [cuts[r], cuts[r + 1]) in `own`; that may
-/// lie in the vector. A collective of the axis.
+/// The sum of vectors over the ranks along Axis, of which rank r of them receives [cuts[r], cuts[r + 1]) in `own`; that
+/// may lie in the vector. A collective of the axis.
 template <class Axis, Communicator C, class... Ps>
 auto reduce_scatter(mesh<C>& m, placed<std::span<float>, Ps...> x, std::span<float> own,
                     std::span<std::size_t const> cuts) {
@@ -227,8 +227,8 @@ auto reduce_scatter(mesh<C>& m, placed<std::span<float>, Ps...> x, std::span<flo
           own);
 }
 
-/// All parts of a vector: that of rank r along Axis is [cuts[r], cuts[r + 1]) of `whole`; x may lie there. A collective of
-/// the axis.
+/// All parts of a vector: that of rank r along Axis is [cuts[r], cuts[r + 1]) of `whole`; x may lie there. A collective
+/// of the axis.
 template <class Axis, Communicator C, class T, class... Ps>
 auto all_gather(mesh<C>& m, placed<std::span<T>, Ps...> x, std::span<T> whole, std::span<std::size_t const> cuts) {
   constexpr bool is_shard = detail::is_one_of<shard<Axis>, Ps...>;

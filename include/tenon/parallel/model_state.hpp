@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <tenon/comm/mesh.hpp>
+#include <tenon/comm/placement.hpp>
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/stream.hpp>
 #include <tenon/nn/initialize.hpp>
@@ -133,20 +134,24 @@ class model_state {
   void finish_gradients() {
     wait_for_reductions();
     if (table_bucket)
-      ops::add(exec, ops::add_args<float, float>{gradient(table), gradient(table_bucket), buckets[table].own.size()});
+      ops::add(exec, ops::add_args<float, float>{gradient(table).local(), gradient(table_bucket).local(),
+                                                 buckets[table].own.size()});
   }
   /// What this replica owns of the gradient of a table whose embedding and head lie in different stages.
   std::span<float> shared_table_gradient() {
     if (!network.tied || network.has_embedding == network.has_head) return {};
     std::size_t const b = network.has_embedding ? table : head_bucket();
-    return {gradient(b), std::size_t(buckets[b].own.size())};
+    return {gradient(b).local(), std::size_t(buckets[b].own.size())};
   }
   /// Adds the squares of the gradients that this rank owns; of what several ranks hold, one counts.
-  void add_squares(exact_sum& squares) {
+  void add_squares(comm::placed<exact_sum, comm::partial<comm::world_axis>>& squares) {
     norm_parts.clear();
     for (std::size_t b = 0; b < own_buckets(); ++b)
-      if (holders_of(b).counts()) append_norm_parts(norm_parts, counted, buckets[b].own, gradient(b));
-    ops::grad_norm(exec, ops::grad_norm_args{norm_parts, nullptr, &squares});
+      if (holders_of(b).counts()) append_norm_parts(norm_parts, counted, buckets[b].own, gradient(b).local());
+    comm::placed<std::span<ops::norm_part const>, comm::shard<comm::world_axis>> const parts(norm_parts);
+    comm::add(squares, comm::sum_of_squares(parts, [&](auto const& these, exact_sum& sum) {
+                ops::grad_norm(exec, ops::grad_norm_args{these, nullptr, &sum});
+              }));
   }
   /// One step of the update rule. @param scale multiplies every gradient
   void update(optim::optimizer_options const& options, float learning_rate, index_t step, float scale) {
@@ -155,8 +160,8 @@ class model_state {
       if (stage == 0) holders_of(b).stream.wait(reductions[b]);
       optim::update<typename Set::optimizer>(
           exec, std::span<parameter_spec const>(updated_specs(b)),
-          optim::optimizer_buffers<value_type>{master_of(b), updated_gradient(b), at(first, b), at(second, b),
-                                               copy_of(b)},
+          optim::optimizer_buffers<value_type>{master_of(b), comm::reduced(updated_gradient(b)), at(first, b),
+                                               at(second, b), copy_of(b)},
           options, learning_rate, step, scale);
       if constexpr (stage == 1 || stage == 2) gather(b);
     }
@@ -425,7 +430,7 @@ class model_state {
       float* const to = shards->next().values.data() + buckets[b].compact;
       reductions[b] = holders_of(b).stream.enqueue([this, b, to](C& group) {
         float const* const mine = written->bases[b];
-        reduce(group, b, std::span(&mine, 1), to);
+        reduce(group, b, summands(std::span(&mine, 1)), to);
         shards->close(buckets[b].compact, buckets[b].compact + buckets[b].own.size(),
                       [](float* sum, float const* other, index_t n) {
                         for (index_t i = 0; i < n; ++i) sum[i] += other[i];
@@ -443,23 +448,26 @@ class model_state {
         replicas.stream.enqueue([this, b, nodes = whole->nodes(), to = result + buckets[b].own.begin](C& group) {
           std::array<float const*, 32> mine;
           for (std::size_t i = 0; i < nodes.size(); ++i) mine[i] = nodes[i]->values.data() + buckets[b].range.begin;
-          reduce(group, b, std::span(mine).first(nodes.size()), to);
+          reduce(group, b, summands(std::span(mine).first(nodes.size())), to);
         });
   }
-  void reduce(C& group, std::size_t b, std::span<float const* const> mine, float* to) {
+  /// Of the gradient of a bucket: this rank's summands, and what it owns of the sum over all that hold the bucket.
+  using summands = comm::placed<std::span<float const* const>, comm::partial<comm::replicas_axis>>;
+  using owned_sum = comm::placed<float*, comm::shard<comm::replicas_axis>>;
+  void reduce(C& group, std::size_t b, summands mine, float* to) {
     auto const& cuts = buckets[b].cuts;
     std::size_t const own = cuts[std::size_t(group.rank())];
     holders& h = holders_of(b);
-    group.visit_shards(mine, h.nodes_of_rank, cuts,
+    group.visit_shards(mine.local(), h.nodes_of_rank, cuts,
                        [&](std::size_t begin, std::size_t end, std::span<float const* const> all) {
                          (*h.sum)(to + (begin - own), all, end - begin);
                        });
     comm::all_reduce(h.copies, std::span(to, std::size_t(buckets[b].own.size())));
   }
   /// The reduced gradient of what this replica owns of bucket b.
-  float* gradient(std::size_t b) {
-    if (plan.eager) return shards->nodes()[0]->values.data() + buckets[b].compact;
-    return result + buckets[b].own.begin;
+  owned_sum gradient(std::size_t b) {
+    return owned_sum(plan.eager ? shards->nodes()[0]->values.data() + buckets[b].compact
+                                : result + buckets[b].own.begin);
   }
   /// Stage 0: every replica updates everything, so it needs all gradients.
   void spread_gradients() {
@@ -467,7 +475,7 @@ class model_state {
       if (buckets[b].range.size() == 0 || (!plan.eager && replicas.size == 1)) continue;
       float* const to = full_gradient(b);
       if (plan.eager)
-        std::copy_n(gradient(b), buckets[b].own.size(), to + (buckets[b].own.begin - buckets[b].range.begin));
+        std::copy_n(gradient(b).local(), buckets[b].own.size(), to + (buckets[b].own.begin - buckets[b].range.begin));
       reductions[b] = holders_of(b).stream.enqueue([this, b, to](C& group) {
         group.all_gather(std::as_writable_bytes(std::span(to, std::size_t(buckets[b].range.size()))),
                          buckets[b].byte_cuts(sizeof(float)));
@@ -475,7 +483,10 @@ class model_state {
     }
   }
   float* full_gradient(std::size_t b) { return plan.eager ? written->bases[b] : result + buckets[b].range.begin; }
-  float const* updated_gradient(std::size_t b) { return stage == 0 ? full_gradient(b) : gradient(b); }
+  auto updated_gradient(std::size_t b) {
+    if constexpr (stage == 0) return comm::placed<float*>(full_gradient(b));
+    else return gradient(b);
+  }
 
   // ---- whole parameters
 

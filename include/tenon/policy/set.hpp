@@ -31,11 +31,6 @@ template <class P>
 inline constexpr bool is_interleaved = false;
 template <int V>
 inline constexpr bool is_interleaved<interleaved<V>> = true;
-// Ranks of a hybrid sharding, 1: there is none.
-template <class P>
-inline constexpr index_t hybrid_group = 1;
-template <int Stage, index_t M>
-inline constexpr index_t hybrid_group<zero<Stage, hybrid<M>>> = M;
 // 1, 2, 4 or 8, or not known yet: how sums in up to 8 leaves can be cut (core/reduction_order.hpp).
 constexpr bool cuts_leaves(index_t degree) {
   return degree == dynamic || degree == 1 || degree == 2 || degree == 4 || degree == 8;
@@ -142,11 +137,11 @@ consteval bool check_policies() {
     static_assert(!detail::is_interleaved<typename set::pipeline::schedule> || set::pipeline::degree != 1,
                   "tenon::policies: interleaved<V> with pipeline<1>; it has nothing to overlap on one rank. "
                   "Fix: pipeline<2, interleaved<V>> or more, or drop the pipeline.");
-    static_assert(detail::hybrid_group<typename set::zero> == 1 || set::zero::stage > 0,
+    static_assert(set::zero::sharding::group == 1 || set::zero::stage > 0,
                   "tenon::policies: zero<0, hybrid<M>>; stage 0 has no shards that could stay in groups of M ranks. "
                   "Fix: zero<3, hybrid<M>>, or drop zero.");
     constexpr index_t replicas = set::replicas();
-    static_assert(replicas == dynamic || replicas % detail::hybrid_group<typename set::zero> == 0,
+    static_assert(replicas == dynamic || replicas % set::zero::sharding::group == 0,
                   "tenon::policies: hybrid<M> with an M that does not divide data x expert x context; the ranks do not "
                   "make up whole groups. Fix: an M that divides.");
     static_assert(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file What a model and a mesh cannot do together, as far as both are known from types. What is known at start-up only
-/// is refused then, by what it concerns.
+/// @file What a model and a mesh cannot do together, as far as both are known from types. What is known at start-up
+/// only is refused then, by what it concerns.
 #include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>

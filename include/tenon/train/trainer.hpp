@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 #include <bit>
-#include <cmath>
 #include <deque>
 #include <optional>
 #include <span>
@@ -10,10 +9,9 @@
 #include <vector>
 
 #include <tenon/comm/mesh.hpp>
-#include <tenon/comm/reduce.hpp>
+#include <tenon/comm/placement.hpp>
 #include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
-#include <tenon/models/check.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
@@ -130,11 +128,10 @@ class trainer {
     for (auto& p : parts) p.model.finish_gradients();
     add_shared_table();
     for (auto& p : parts) p.model.add_squares(sums.squares);
-    for (exact_sum* sum : {&sums.loss, &sums.auxiliary, &sums.squares}) comm::all_reduce(ranks.world, *sum);
     samples_done += settings.batch;
-    r.loss = sums.loss.value() / double(r.targets);
-    r.auxiliary_loss = sums.auxiliary.value() / double(settings.batch);
-    apply(std::sqrt(sums.squares.value()), r);
+    r.loss = mean(sums.loss, r.targets);
+    r.auxiliary_loss = mean(sums.auxiliary, settings.batch);
+    apply(comm::norm(comm::all_reduce<comm::world_axis>(ranks, sums.squares)), r);
     return r;
   }
 
@@ -147,7 +144,7 @@ class trainer {
                            std::to_string(targets.size()) + " targets are no whole number of sequences. " +
                            "Fix: sequences of " + std::to_string(length) + " tokens.");
     check_tokens(tokens);
-    exact_sum sum;
+    sum_of_rank sum;
     for (index_t round = 0; round < samples; round += plan.groups * plan.micro) {
       // Passes are collective: all ranks go through equally many samples, and count those that are theirs.
       index_t const first = round + plan.group * plan.micro, count = std::min(plan.micro, samples - round);
@@ -156,10 +153,9 @@ class trainer {
       forward_losses(own_tokens(tokens, begin, count), own_tokens(targets, begin, count), count,
                      (first - begin) * local_length(), (end - begin) * local_length(), sum);
     }
-    comm::all_reduce(ranks.world, sum);
     index_t counted = 0;
     for (auto t : targets) counted += t >= 0;
-    return counted ? sum.value() / double(counted) : 0;
+    return mean(sum, counted);
   }
 
   /// The logits behind the last of up to `context` tokens, on every rank. @shape tokens [t], logits [vocabulary]
@@ -263,6 +259,8 @@ class trainer {
   }
 
  private:
+  /// What one rank adds to a number of the step.
+  using sum_of_rank = comm::placed<exact_sum, comm::partial<comm::world_axis>>;
   using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
   using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks,
                              world_type, !std::is_void_v<typename set::sequence>>;
@@ -428,7 +426,7 @@ class trainer {
     pass.training = pass.hooks.writes_gradients = true;
     pass.first_sample = std::uint64_t(samples_done + plan.number(f.micro_batch) * plan.micro);
     pass.auxiliary_scale = sequence_scale;
-    pass.auxiliary_loss = counts_losses() ? &sums.auxiliary : nullptr;
+    pass.auxiliary_loss = counts_losses() ? &sums.auxiliary.local() : nullptr;
     return pass;
   }
   /// The tokens of a micro-batch that are this rank's, of all that a step has.
@@ -588,7 +586,7 @@ class trainer {
   }
   /// Adds the losses of the tokens from number `first` to `last`.
   void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t samples,
-                      index_t first, index_t last, exact_sum& sum) {
+                      index_t first, index_t last, sum_of_rank& sum) {
     go_through(tokens, layout_of(samples), [&](part& at_head, pass_type& pass, matrix_view<value_type const> hidden) {
       float* const losses = pass.saved.template allocate<float>(pass.tokens());
       at_head.net.head_loss(pass, at_head.model.parameters(), nullptr, hidden, targets, losses, 0,
@@ -598,10 +596,14 @@ class trainer {
   }
   /// Of the tensor ranks, which all have the same losses, one adds them.
   bool counts_losses() const { return ranks.tensor.rank() == 0; }
-  void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) const {
+  void add_losses(std::span<std::int32_t const> targets, float const* losses, sum_of_rank& sum) const {
     if (!counts_losses()) return;
     for (std::size_t t = 0; t < targets.size(); ++t)
-      if (targets[t] >= 0) sum.add(double(losses[t]));
+      if (targets[t] >= 0) sum.local().add(double(losses[t]));
+  }
+  /// A collective. @param count of what all ranks have added up: each is given all samples, and so knows it
+  double mean(sum_of_rank const& sum, index_t count) {
+    return comm::mean(comm::all_reduce<comm::world_axis>(ranks, sum), comm::placed<index_t>(count)).value();
   }
   void apply(double norm, step_result& r) {
     float scale = 1;
@@ -646,7 +648,7 @@ class trainer {
   std::optional<comm::stream<world_type>> ring_stream;  ///< on which keys travel under ring attention
   std::vector<index_t> positions, begins;
   struct {
-    exact_sum loss, auxiliary, squares;
+    sum_of_rank loss, auxiliary, squares;
   } sums;  ///< of this step
   optim::loss_scale scaler;
   index_t steps_done = 0, samples_done = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 // expect: tenon::comm::add: one value is partial and the other is not.*Fix:
-// The squares of weights that all tensor ranks hold are added to those of weights that are cut: counted once for each rank.
+// Squares of weights that all tensor ranks hold are added to those of weights that are cut: once for each rank.
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/self.hpp>
 using namespace tenon;
