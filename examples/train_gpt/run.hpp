@@ -6,8 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <tenon/comm/trace.hpp>
 #include <tenon/exec/host/peak.hpp>
-#include <tenon/profile/chrome_trace.hpp>
 #include <tenon/profile/table.hpp>
 #include <tenon/train.hpp>
 
@@ -78,8 +78,8 @@ int run(typename Model::config_type config, arguments const& a) {
     std::printf("%s: %.2f million parameters, %s, %d threads at %.0f GFLOP/s, %s\n%zu bytes of text in %zu files\n",
                 a.model.c_str(), double(t.parameter_count()) / 1e6, Precision::name, t.context().pool().size(),
                 peak / 1e9, tenon::simd::instruction_set, std::size_t(text.size()), files.size());
-  tenon::profile::recorder recorder;
-  if (!a.trace.empty() || a.table) t.context().profiler = &recorder;
+  tenon::profile::rank_recorder recorder;
+  if (!a.trace.empty() || a.table) t.record(&recorder);
   if (!a.resume) print_sample(t, a, "before training");
 
   tenon::progress_line progress(stdout, a.steps, peak);
@@ -93,8 +93,8 @@ int run(typename Model::config_type config, arguments const& a) {
                                     if (!a.json) progress.update(e);
                                   }});
   if (!a.json) progress.finish();
-  t.context().profiler = nullptr;
-  if (!a.trace.empty()) tenon::profile::write_chrome_trace(a.trace, recorder);
+  t.record(nullptr);
+  if (!a.trace.empty()) tenon::comm::write_trace(t.mesh().world, a.trace, recorder);
   if (a.table)
     std::fputs(tenon::profile::table(recorder, {peak, tenon::exec::measure_read_bandwidth(t.context().pool())}).c_str(),
                stdout);

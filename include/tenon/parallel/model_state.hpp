@@ -80,6 +80,8 @@ class model_state {
 
   std::span<parameter_spec const> specs() const { return spec_list; }
   index_t size() const { return flat_size; }
+  /// See comm::stream::record.
+  void record(profile::recorder* communication, profile::recorder* caller) { stream.record(communication, caller); }
   parameters_type const& parameters() const { return bound; }
 
   // ---- a micro-batch

@@ -191,6 +191,13 @@ class trainer {
   train_options const& options() const { return settings; }
   network_type const& network() const { return net; }
   context_type& context() { return exec; }
+  /// Records from here on what this rank computes and communicates; null: no more, before `r` goes away.
+  void record(profile::rank_recorder* r) {
+    exec.profiler = r ? &r->computation : nullptr;
+    ranks.record(r ? &r->communication : nullptr);
+    for (auto& p : parts) p.model.record(r ? &r->background.emplace_back() : nullptr, exec.profiler);
+    if (r) r->rank = ranks.world.rank();
+  }
   comm::mesh<world_type>& mesh() { return ranks; }
   /// The parameters of the whole model, wherever they are.
   std::span<parameter_spec const> parameter_list() const { return whole; }
@@ -434,6 +441,8 @@ class trainer {
   void run(parallel::instruction const& i, std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets,
            float scale) {
     if (i.what == parallel::action::exchange) return exchange(i);
+    static constexpr char const* names[] = {"forward", "backward", "input backward", "weight backward"};
+    profile::range const running(exec.profiler, names[int(i.what)]);
     auto const m = index_t(i.micro_batch);
     if (i.what == parallel::action::forward) return forward(i.chunk, m, of_micro_batch(tokens, m));
     if (i.what != parallel::action::weight_backward)
@@ -585,6 +594,7 @@ class trainer {
     r.learning_rate = settings.learning_rate * settings.schedule.factor(steps_done - 1);
     if (r.skipped) return;
     if (settings.clip > 0 && norm > double(settings.clip)) scale = float(double(scale) * double(settings.clip) / norm);
+    profile::range const running(exec.profiler, "update");
     for (auto& p : parts) p.model.update(settings.optimizer, r.learning_rate, steps_done, scale);
   }
   void check_tokens(std::span<std::int32_t const> tokens) const {
