@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file What the parts of train_gpt share: the command line, and a run with one precision, compiled once per precision.
+/// @file What a run of the train_gpt programs is: a shape, and what the command line says.
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include <tenon/comm/mesh.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
 #include <tenon/models/mixtral.hpp>
@@ -30,6 +32,10 @@ inline std::map<std::string, shape> const& models() {
       {"llama-small", llama{.layers = 4, .width = 256, .heads = 4, .kv_heads = 2, .context = 128, .vocabulary = 256}},
       {"mixtral-tiny",
        mixtral{.layers = 2, .width = 64, .heads = 4, .kv_heads = 2, .context = 64, .vocabulary = 256, .experts = 4}},
+      // Divisible by up to 8 along every axis of a mesh.
+      {"gpt-mesh", gpt{.layers = 8, .width = 64, .heads = 8, .context = 32, .vocabulary = 256}},
+      {"mixtral-mesh",
+       mixtral{.layers = 8, .width = 64, .heads = 8, .kv_heads = 8, .context = 32, .vocabulary = 256, .experts = 8}},
   };
   return all;
 }
@@ -43,10 +49,17 @@ struct arguments {
   int threads = 0;
   float learning_rate = 1e-3f, dropout = 0;
   bool resume = false, json = false, table = false;
+  // How the run is cut over ranks.
+  tenon::comm::mesh_shape mesh;
+  int zero = 0;
+  std::string schedule = "1f1b", exchange = "ring";
+  bool sequence_parallel = false;
 };
 
-/// Trains as the arguments say, and prints what came of it. Defined in run_*.cpp.
-int run_fp32(arguments const& a);
-int run_bf16_mixed(arguments const& a);
+/// Reads the command line; nothing when it asks for help, which is then printed if `prints`.
+/// @param mesh what --mesh is by default; without it the program is one for one rank, and has no such flags
+/// @error argument_error
+std::optional<arguments> read_command_line(int argc, char** argv, char const* about,
+                                           std::optional<tenon::comm::mesh_shape> mesh = {}, bool prints = true);
 
 }  // namespace train_gpt

@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
-#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +22,7 @@ struct problem {
   index_t window = 0;
   float soft_cap = 0;
   nn::context_exchange exchange = nn::context_exchange::all_to_all;
+  bool stream = false;
 
   static constexpr index_t width = 24;
   index_t tokens() const { return samples * length; }
@@ -73,6 +74,7 @@ struct harness {
   exec::host_context exec;
   arena saved;
   std::vector<index_t> positions, begins;
+  std::optional<comm::stream<C>> stream;
 
   explicit harness(int threads = 1) : exec(threads) {}
   pass_type pass(comm::mesh<C>& mesh, problem const& p) {
@@ -83,6 +85,7 @@ struct harness {
     pass_type pass{exec, saved, positions, begins, p.length, 0, 1, 1, true};
     pass.mesh = &mesh;
     pass.exchange = p.exchange;
+    if (p.stream) pass.context_stream = &stream.emplace(mesh.context);
     return pass;
   }
 };
@@ -168,11 +171,13 @@ void check_same_as_one_rank(problem const& p, std::vector<int> const& rank_count
 }  // namespace
 
 TEST_CASE("context attention: outputs and gradients are those of one rank, bit for bit") {
-  for (auto exchange : {nn::context_exchange::all_to_all}) {
+  for (auto exchange : {nn::context_exchange::ring, nn::context_exchange::all_to_all}) {
     problem p{.exchange = exchange};
     check_same_as_one_rank(p, {1, 2, 4});
+    p.stream = exchange == nn::context_exchange::ring;
+    check_same_as_one_rank(p, {4});
     p.samples = 3, p.query_heads = 8, p.window = 100, p.soft_cap = 4;
-    check_same_as_one_rank(p, {2, 4});
+    for (bool stream : {false, p.stream}) p.stream = stream, check_same_as_one_rank(p, {2, 4});
     p.samples = 1, p.kv_heads = 2, p.window = 300, p.head_width = 20;
     check_same_as_one_rank(p, {2});
     check_same_as_one_rank<bf16>(p, {2});
@@ -193,6 +198,89 @@ TEST_CASE("context attention: the bytes that all_to_all sends") {
   }
 }
 
+TEST_CASE("context attention: the bytes that a ring sends") {
+  for (index_t window : {0, 128}) {
+    CAPTURE(window);
+    problem const p{.samples = 2, .query_heads = 8, .window = window, .exchange = nn::context_exchange::ring};
+    int const ranks = 4;
+    auto const chunk_values = std::uint64_t(p.length / ranks * 2 * p.kv_heads * p.head_width);
+    auto const all = run_on(ranks, p);
+    for (int r = 0; r < ranks; ++r) {
+      CAPTURE(r);
+      // To the next rank all that it sees of others, in both directions; to those before, the gradients of what this
+      // one sees. Within a window of a chunk that is the chunk before.
+      int const next_sees = r + 1 == ranks ? 0 : window ? 1 : r + 1, sees = window ? std::min(r, 1) : r;
+      auto const& sent = all[std::size_t(r)].traffic;
+      CHECK(sent.of(comm::operation::exchange).bytes ==
+            std::uint64_t(2 * p.samples * next_sees) * chunk_values * sizeof(float));
+      CHECK(sent.of(comm::operation::reduce_scatter).bytes ==
+            std::uint64_t(p.samples * sees) * chunk_values * sizeof(float));
+      CHECK(sent.bytes() == sent.of(comm::operation::exchange).bytes + sent.of(comm::operation::reduce_scatter).bytes);
+    }
+  }
+}
+
+TEST_CASE("context attention: a rank's memory is that of its own tokens") {
+  index_t const ranks = 4;
+  std::byte const untouched{0xa5};
+  for (auto exchange : {nn::context_exchange::ring, nn::context_exchange::all_to_all}) {
+    CAPTURE(int(exchange));
+    problem const p{.samples = 2, .length = 2048, .exchange = exchange};
+    comm::threads::run(int(ranks), [&](comm::threads& world) {
+      comm::mesh<comm::threads> mesh(world, {.context = int(ranks)});
+      harness<comm::threads> h;
+      auto pass = h.pass(mesh, p);
+      index_t const rows = p.length / ranks, head = p.head_width, heads = p.query_heads;
+      bool const ring = exchange == nn::context_exchange::ring;
+      int const own_heads = ring ? p.query_heads : p.query_heads / int(ranks);
+      ops::attention_options const o{.query_heads = p.query_heads,
+                                     .kv_heads = p.kv_heads,
+                                     .head_width = p.head_width,
+                                     .query_leaf = pass.token_leaf()};
+      auto const qkv = pass.allocate<float>(3 * heads * head, true),
+                 d_qkv = pass.allocate<float>(3 * heads * head, true);
+      auto const out = pass.allocate<float>(heads * head, true);
+      auto const lse = pass.saved.allocate_matrix<float>(heads, pass.tokens());
+      std::fill_n(qkv.data(), qkv.size(), 0.5f);
+      // What the operation itself takes.
+      auto of_rank = o;
+      of_rank.query_heads = of_rank.kv_heads = own_heads;
+      index_t const queries = ring ? rows : p.length, begins[] = {0, queries};
+      auto const view = matrix<float const>(nullptr, queries, own_heads * head);
+      ops::attention_forward_args<float> forward{};
+      forward.q = forward.k = view, forward.sequence_begins = begins, forward.options = of_rank;
+      ops::attention_backward_args<float> backward{};
+      backward.q = backward.k = view, backward.sequence_begins = begins, backward.options = of_rank;
+      if (ring) forward.part.length = backward.part.length = p.length;
+      using device = tenon::device::host;
+      auto const within_forward = ops::kernel_for<ops::attention_forward_t, device>::scratch_bytes(forward, 1);
+      auto const within_backward = ops::kernel_for<ops::attention_backward_t, device>::scratch_bytes(backward, 1);
+      std::vector<std::byte> memory(std::size_t(8) << 20);
+      h.exec.scratch().lend(memory);
+      auto const used_by = [&](auto&& f) {
+        std::fill(memory.begin(), memory.end(), untouched);
+        f();
+        std::size_t used = memory.size();
+        while (used > 0 && memory[used - 1] == untouched) --used;
+        return used;
+      };
+      auto const forward_bytes = used_by([&] { nn::context_attention_forward(pass, o, qkv, out, lse); });
+      auto const backward_bytes = used_by([&] {
+        nn::context_attention_backward(pass, o, as_const(qkv), as_const(out), as_const(lse), as_const(out), d_qkv);
+      });
+      auto const own = std::size_t(rows * heads * head) * sizeof(float);  // of q, of k, of v
+      auto const state = std::size_t(ops::attention_forward_carried(o, rows)) * sizeof(float);
+      if (ring) {
+        CHECK(forward_bytes <= state + 2 * (2 * own) + within_forward);
+        CHECK(backward_bytes <= 2 * own + 2 * (2 * own) + within_backward);  // dk and dv in fp32, and the chunks
+      } else {
+        CHECK(forward_bytes <= own + std::max(3 * own, within_forward));
+        CHECK(backward_bytes <= (2 + 3) * own + std::max(3 * own, within_backward));
+      }
+    });
+  }
+}
+
 TEST_CASE("context attention refuses what does not come out even") {
   auto const refused = [](int ranks, problem const& p, char const* text) {
     CHECK_THROWS_WITH_AS(run_on(ranks, p), doctest::Contains(text), argument_error);
@@ -200,4 +288,6 @@ TEST_CASE("context attention refuses what does not come out even") {
   refused(2, {.length = 100}, "2 ranks cannot share a sequence of 100 tokens, which is summed in leaves of 100. Fix");
   refused(4, {.length = 128}, "leaves of 64");
   refused(4, {.kv_heads = 2}, "4 ranks cannot share 2 KV heads. Fix: ");
+  refused(8, {.length = 640, .kv_heads = 8, .exchange = nn::context_exchange::ring},
+          "8 ranks cannot share a sequence of 640 tokens by a ring");
 }

@@ -274,6 +274,84 @@ TEST_CASE("attention's bits of a sequence are the same alone and packed with oth
   }
 }
 
+TEST_CASE("attention in parts of queries and keys has the bits of one call") {
+  auto const same = []<class T>(T, shape const& s, index_t parts) {
+    CAPTURE(s.head_width);
+    CAPTURE(s.window);
+    CAPTURE(parts);
+    run<T> whole(s), cut(s);
+    whole.both(2);
+    tenon::exec::host_context ctx(2);
+    index_t const length = s.lengths[0], rows = length / parts, width = 2 * cut.narrow;
+    auto const o = cut.options();
+    std::vector<float> d_keys(std::size_t(parts * length * width));  // [parts of queries][keys][width]
+    for (index_t r = 0; r < parts; ++r) {
+      auto const rows_here = [&](auto m) { return tenon::rows_of(m, r * rows, rows); };
+      auto const out = rows_here(tenon::matrix(cut.out.data(), length, cut.wide));
+      auto const d_out = rows_here(tenon::matrix<T const>(cut.d_out.data(), length, cut.wide));
+      auto const lse = tenon::columns_of(tenon::matrix(cut.log_sum_exp.data(), s.query_heads, length), r * rows, rows);
+      std::vector<float> forward(std::size_t(ops::attention_forward_carried(o, rows)), poison);
+      std::vector<float> backward(std::size_t(ops::attention_backward_carried<T>(o, rows)), poison);
+      // The beginning of all keys in two calls: chunks of keys need not be those of queries.
+      std::vector<index_t> edges{0, 64};
+      for (index_t j = 1; j <= parts; ++j) edges.push_back(j * rows);
+      float const* const sinks = s.sinks ? cut.sinks.data() : nullptr;
+      auto const each = [&](auto&& call) {
+        for (std::size_t j = 0; j + 1 < edges.size(); ++j)
+          call(
+              edges[j], [&](auto m) { return tenon::rows_of(m, edges[j], edges[j + 1] - edges[j]); }, j == 0);
+      };
+      each([&](index_t key, auto keys, bool) {
+        ops::attention_forward(ctx, ops::attention_forward_args<T>{rows_here(cut.q()),
+                                                                   keys(cut.k()),
+                                                                   keys(cut.v()),
+                                                                   out,
+                                                                   lse,
+                                                                   {},
+                                                                   o,
+                                                                   sinks,
+                                                                   {length, r * rows, key, forward.data()}});
+      });
+      each([&](index_t key, auto keys, bool first) {
+        ops::attention_backward(ctx, ops::attention_backward_args<T>{
+                                         rows_here(cut.q()),
+                                         keys(cut.k()),
+                                         keys(cut.v()),
+                                         out,
+                                         lse,
+                                         d_out,
+                                         rows_here(cut.dq()),
+                                         {},
+                                         {},
+                                         {},
+                                         o,
+                                         sinks,
+                                         s.sinks && first ? cut.d_sinks.data() : nullptr,
+                                         {length, r * rows, key, backward.data()},
+                                         keys(tenon::matrix(d_keys.data() + r * length * width, length, width))});
+      });
+    }
+    for (index_t t = 0; t < length; ++t)
+      for (index_t c = 0; c < width; ++c) {
+        tenon::tree<float> sum;
+        auto const add = [](float& a, float b) { a += b; };
+        for (index_t r = 0; r < parts; ++r) sum.push(d_keys[std::size_t((r * length + t) * width + c)], add);
+        (c < cut.narrow ? cut.dk()(t, c) : cut.dv()(t, c - cut.narrow)) = T(sum.finish(add));
+      }
+    auto const got = cut.bits(), expected = whole.bits();
+    CHECK(got[0] == expected[0]);
+    CHECK(got[1] == expected[1]);
+    CHECK(got[2] == expected[2]);
+    if (parts == 1) CHECK(got[3] == expected[3]);
+  };
+  for (index_t parts : {1, 2, 4}) {
+    same(0.0f, {{512}, 4, 2, 16, true, 0, 0, false, 64}, parts);
+    same(0.0f, {{512}, 2, 1, 20, true, 90, 1.5f, true, 64}, parts);
+    same(tenon::bf16(0.0f), {{768}, 2, 2, 16, false, 200, 0, true, 192}, parts);
+  }
+  same(0.0f, {{300}, 2, 1, 16}, 1);
+}
+
 TEST_CASE("attention's rows do not depend on the rows after them") {
   // Under a causal mask a shorter sequence is a prefix: its rows share their tiles with fewer others.
   run<float> whole({{190}, 2, 1, 16});
@@ -317,6 +395,23 @@ TEST_CASE("attention refuses shapes that do not fit") {
   fails({{4}, 2, 1, 8, true, 0, 0, false, 20});
   fails({{4}, 2, 1, 8, true, -1});
   fails({{6, -2}, 2, 1, 8});
+  auto const part_fails = [&](ops::attention_part part, index_t rows) {
+    run<float> r({{rows}, 1, 1, 8});
+    CHECK_THROWS_AS(
+        ops::attention_forward(ctx, ops::attention_forward_args<float>{r.q(),
+                                                                       r.k(),
+                                                                       r.v(),
+                                                                       tenon::matrix(r.out.data(), rows, 8),
+                                                                       tenon::matrix(r.log_sum_exp.data(), 1, rows),
+                                                                       {},
+                                                                       r.options(),
+                                                                       nullptr,
+                                                                       part}),
+        tenon::argument_error);
+  };
+  part_fails({.length = 128, .query = 65}, 64);
+  part_fails({.length = 128, .key = 96}, 32);
+  part_fails({.length = 128}, 32);
 }
 
 TEST_CASE("attention's memory is linear in the sequence, and taken once") {
@@ -354,4 +449,21 @@ TEST_CASE("attention counts its visible pairs") {
   ops::attention_backward_args<float> backward{};
   backward.options = r.options(), backward.sequence_begins = begins;
   CHECK(ops::attention_backward_t::work(backward).flops == pairs * 2 * 8 * 5);
+}
+
+TEST_CASE("attention counts what each part of a sequence has to do") {
+  index_t const length = 4096, parts = 4, rows = length / parts;
+  double total = 0, most = 0;
+  for (index_t r = 0; r < parts; ++r) {
+    double of_rank = 0;
+    for (index_t j = 0; j < parts; ++j) {
+      ops::attention_forward_args<float> a{};
+      a.q = a.k = tenon::matrix<float const>(nullptr, rows, 8);
+      a.options.head_width = 8, a.part = {length, r * rows, j * rows};
+      of_rank += ops::attention_forward_t::work(a).flops;
+    }
+    total += of_rank, most = std::max(most, of_rank);
+  }
+  CHECK(total == double(length) * (length + 1) / 2 * 2 * 8 * 2);
+  CHECK(most / (total / double(parts)) == doctest::Approx(2 - 1.0 / double(parts)).epsilon(0.001));
 }

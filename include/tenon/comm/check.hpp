@@ -44,7 +44,7 @@ void check_same(C& c, std::string const& what, std::string const& mine) {
 
 /// Seconds to wait for all ranks at the start: TENON_START_TIMEOUT of the environment, or 60.
 inline double start_timeout() {
-  char const* const text = std::getenv("TENON_START_TIMEOUT");
+  char const* const text = std::getenv("TENON_START_TIMEOUT");  // NOLINT(concurrency-mt-unsafe): nobody sets it
   if (!text) return 60;
   std::string_view const given = text;
   int seconds = 0;

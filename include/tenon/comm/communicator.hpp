@@ -117,6 +117,7 @@ concept Communicator = std::movable<C> &&
              std::span<float const* const> vectors, std::span<int const> counts, detail::shard_visitor visitor) {
   { k.rank() } -> std::same_as<int>;
   { k.size() } -> std::same_as<int>;
+  { k.ranks_here() } -> std::same_as<int>;
   { c.split(n, n) } -> std::same_as<C>;
   c.barrier();
   c.broadcast(bytes, n);

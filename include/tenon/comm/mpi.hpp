@@ -2,6 +2,7 @@
 #pragma once
 /// @file Ranks as MPI processes. Needs mpi.h: link tenon::mpi, and include this header by name.
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -23,8 +24,6 @@
 #include <tenon/core/error.hpp>
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/policy/communicator.hpp>
-
-#include <unistd.h>
 
 namespace tenon::comm {
 

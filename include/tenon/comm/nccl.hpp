@@ -52,6 +52,7 @@ class nccl {
     owns_queue = true;
     detail::check_nccl(ncclCommInitRank(&comm, host.size(), id, host.rank()), "ncclCommInitRank");
     counted = &host.traffic();
+    here = host.ranks_here();
     find_rank();
   }
   nccl(nccl&& other) noexcept { swap(other); }
@@ -67,6 +68,7 @@ class nccl {
 
   int rank() const { return me; }
   int size() const { return ranks; }
+  int ranks_here() const { return here; }
   cudaStream_t stream() const { return queue; }
   /// Waits until all that was put on the stream is done.
   void synchronise() { detail::check_cuda(cudaStreamSynchronize(queue), "cudaStreamSynchronize"); }
@@ -77,6 +79,7 @@ class nccl {
     detail::check_nccl(ncclCommSplit(comm, color, key, &part.comm, nullptr), "ncclCommSplit");
     part.queue = queue;
     part.counted = counted;
+    part.here = here;
     part.find_rank();
     return part;
   }
@@ -180,6 +183,7 @@ class nccl {
     std::swap(counted, other.counted);
     std::swap(me, other.me);
     std::swap(ranks, other.ranks);
+    std::swap(here, other.here);
     std::swap(buffer, other.buffer);
     std::swap(buffer_floats, other.buffer_floats);
   }
@@ -221,7 +225,7 @@ class nccl {
   cudaStream_t queue = nullptr;
   bool owns_queue = false;
   counters* counted = nullptr;
-  int me = 0, ranks = 1;
+  int me = 0, ranks = 1, here = 1;
   float* buffer = nullptr;
   std::size_t buffer_floats = 0;
 };

@@ -97,14 +97,13 @@ class node_sum {
       float* const to = buffers[depth - 2].data();
       for (std::size_t i = 0; i < end - begin; ++i) to[i] = left.values[i] + right.values[i];
       left = {{left.node.level + 1, left.node.index / 2}, to};
-      --depth;
     };
     for (std::size_t v = 0; v < nodes.size(); ++v) {
       stack[depth++] = {nodes[v], vectors[v] + begin};
       // What is pending has ever lower levels and even indices: an equal level is a sibling.
-      while (depth > 1 && stack[depth - 2].node.level == stack[depth - 1].node.level) add_top();
+      for (; depth > 1 && stack[depth - 2].node.level == stack[depth - 1].node.level; --depth) add_top();
     }
-    while (depth > 1) add_top();
+    for (; depth > 1; --depth) add_top();
     finish(begin, end, stack[0].values);
   }
   std::vector<tree_node> nodes;

@@ -35,6 +35,7 @@ struct residual {
     typename Norm::saved norm;
     typename Inner::template saved<T> inner;
   };
+  void shard(int rank, int ranks) { inner.shard(rank, ranks); }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
@@ -109,6 +110,7 @@ struct sequential {
     typename First::template saved<T> first;
     typename Second::template saved<T> second;
   };
+  void shard(int rank, int ranks) { first.shard(rank, ranks), second.shard(rank, ranks); }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     auto const p = first.bind(b);
@@ -145,6 +147,9 @@ struct repeat {
     std::vector<typename Block::template saved<T>> layers;
     std::vector<matrix_view<T const>> inputs;
   };
+  void shard(int rank, int ranks) {
+    for (auto& layer : layers) layer.shard(rank, ranks);
+  }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;

@@ -2,8 +2,13 @@
 #pragma once
 /// @file Self-attention of sequences that are cut over ranks by their tokens: the bits of one rank.
 ///
+/// - ring: keys and values of each rank travel to the ranks behind it, from one to the next, and a rank has two chunks of
+///   them at a time. They come in order of their positions, and what a query has so far (the softmax's state, the sum of
+///   its gradient) is carried from chunk to chunk. The gradients of keys and values are sums over ranks: nodes of the tree
+///   over query leaves. Rank r of N works on r + 1/2 chunks, so that the ring takes 2 - 1/N times the mean.
+///   @source Liu et al. 2023, arXiv:2310.01889
 /// - all_to_all: ranks trade their tokens for heads, each attends with its heads over whole sequences, and they trade
-///   back. @source Jacobs et al. 2023, arXiv:2309.14509
+///   back. All have the same to do. @source Jacobs et al. 2023, arXiv:2309.14509
 ///
 /// One sequence of the micro-batch at a time: scratch memory is that of one.
 #include <algorithm>
@@ -14,6 +19,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <tenon/comm/reduce.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/ops/attention.hpp>
@@ -35,6 +41,10 @@ struct attention_columns {
   template <class T>
   matrix_view<T> k(matrix_view<T> m) const {
     return columns_of(m, query, kv);
+  }
+  template <class T>
+  matrix_view<T> kv_of(matrix_view<T> m) const {
+    return columns_of(m, query, 2 * kv);
   }
   template <class T>
   matrix_view<T> v(matrix_view<T> m) const {
@@ -70,17 +80,144 @@ void check_context(Pass const& pass, ops::attention_options const& o) {
            std::to_string(leaf ? leaf : 1) + ". Fix: a number of ranks that divides its " +
            std::to_string(leaf ? length / leaf : length) + " leaves, or a length that is a multiple of " +
            std::to_string(ranks * reduction_order::least_token_leaf) + ".");
+  if (pass.exchange == context_exchange::ring && length / ranks % ops::attention_key_block)
+    refuse("a sequence of " + std::to_string(length) + " tokens by a ring, whose chunks are whole blocks of " +
+           std::to_string(ops::attention_key_block) + " keys. Fix: a multiple of " +
+           std::to_string(ranks * ops::attention_key_block) + " tokens, or context_exchange::all_to_all.");
   if (pass.exchange == context_exchange::all_to_all && o.kv_heads % ranks)
     refuse(std::to_string(o.kv_heads) +
            " KV heads. Fix: a number of ranks that divides them, or context_exchange::ring.");
 }
 
-/// to = from, both [rows, cols] with column stride 1.
-template <class Pass, class T>
-void copy_rows(Pass& pass, matrix_view<T const> from, matrix_view<T> to) {
-  pass.exec.pool().for_range(from.extent(0), ceil_div(16384, from.extent(1)), [&](index_t begin, index_t end) {
-    for (index_t r = begin; r < end; ++r) std::copy_n(&from(r, 0), from.extent(1), &to(r, 0));
+/// to = from, rounded; both [rows, cols] with column stride 1.
+template <class Pass, class From, class To>
+void copy_rows(Pass& pass, matrix_view<From const> from, matrix_view<To> to) {
+  index_t const cols = from.extent(1);
+  pass.exec.pool().for_range(from.extent(0), ceil_div(16384, cols), [&](index_t begin, index_t end) {
+    for (index_t r = begin; r < end; ++r)
+      std::transform(&from(r, 0), &from(r, 0) + cols, &to(r, 0), [](From x) { return To(x); });
   });
+}
+
+/// Which ranks see which chunks of keys, `rows` keys each.
+struct context_chunks {
+  index_t ranks, rows, window;
+  bool seen(index_t rank, index_t chunk) const {
+    index_t const query = rank * rows;
+    index_t const first_key = window > 0 && query >= window ? query - window + 1 : 0;
+    return rank < ranks && chunk <= rank && chunk >= first_key / rows;
+  }
+  /// Those that see it, as nodes of the tree over ranks: one that has no sibling on its left is its parent.
+  std::vector<comm::tree_node> nodes(index_t chunk) const {
+    std::vector<comm::tree_node> all;
+    for (index_t r = chunk; seen(r, chunk); ++r) all.push_back({0, r});
+    for (auto& n = all[0]; n.index % 2; n.index /= 2) ++n.level;
+    return all;
+  }
+};
+template <class Pass>
+context_chunks chunks_of(Pass const& pass, ops::attention_options const& o) {
+  return {pass.context_ranks(), pass.local_length(), o.window};
+}
+
+/// Calls visit(chunk, keys and values) for all chunks in order; what this rank does not see is empty. A chunk arrives
+/// while the one before is worked on where the pass has a stream.
+template <class Pass, class T, class Visit>
+void visit_chunks(Pass& pass, context_chunks const& chunks, matrix_view<T const> own, Visit&& visit) {
+  int const rank = pass.mesh->context.rank();
+  arena_scope scope(pass.exec.scratch());
+  matrix_view<T> buffers[2];
+  for (auto& b : buffers) b = pass.exec.scratch().template allocate_matrix<T>(own.extent(0), own.extent(1));
+  auto const bytes = std::size_t(own.size()) * sizeof(T);
+  typename std::remove_pointer_t<decltype(pass.context_stream)>::request moved{};
+  auto const start = [&](index_t chunk) {
+    if (!chunks.seen(rank, chunk)) return;
+    auto const buffer = buffers[chunk % 2];
+    comm::transfer const from{rank - 1, false, buffer.data(), chunk == rank ? 0 : bytes};
+    comm::transfer const to{rank + 1, true, buffer.data(), chunks.seen(rank + 1, chunk) ? bytes : 0};
+    if (chunk == rank && to.bytes) copy_rows(pass, own, buffer);
+    auto const move = [from, to](auto& group) {
+      if (from.bytes) group.exchange(std::span(&from, 1));
+      if (to.bytes) group.exchange(std::span(&to, 1));
+    };
+    if (pass.context_stream) moved = pass.context_stream->enqueue(move);
+    else move(pass.mesh->context);
+  };
+  auto const wait = [&] {
+    if (pass.context_stream) pass.context_stream->wait(moved);
+  };
+  start(0);
+  for (index_t chunk = 0; chunk < chunks.ranks; ++chunk) {
+    wait();
+    start(chunk + 1);
+    if (chunk == rank) visit(chunk, own);
+    else visit(chunk, chunks.seen(rank, chunk) ? as_const(buffers[chunk % 2]) : matrix_view<T const>{});
+  }
+  wait();
+}
+
+template <class Pass, class T>
+void ring_forward(Pass& pass, ops::attention_options const& o, matrix_view<T const> qkv, matrix_view<T> heads,
+                  matrix_view<float> log_sum_exp) {
+  attention_columns const c(o);
+  index_t const rows = pass.local_length();
+  arena_scope scope(pass.exec.scratch());
+  float* const carried = pass.exec.scratch().template allocate<float>(ops::attention_forward_carried(o, rows));
+  for (index_t s = 0; s < pass.tokens() / rows; ++s) {
+    auto const local = rows_of(qkv, s * rows, rows);
+    auto args = forward_args(o, {}, local, rows_of(heads, s * rows, rows), columns_of(log_sum_exp, s * rows, rows));
+    visit_chunks(pass, chunks_of(pass, o), c.kv_of(local), [&](index_t chunk, matrix_view<T const> kv) {
+      if (kv.empty()) return;
+      args.k = columns_of(kv, 0, c.kv), args.v = columns_of(kv, c.kv, c.kv);
+      args.part = {pass.sequence_length, pass.first_position(), chunk * rows, carried};
+      ops::attention_forward(pass.exec, args);
+    });
+  }
+}
+
+/// d_kv, on the rank whose chunk it is, = the sum over ranks of `mine`; ranks that do not see the chunk have none.
+template <class Pass, class T>
+void sum_chunk(Pass& pass, context_chunks const& chunks, index_t chunk, matrix_view<float> mine, matrix_view<T> d_kv) {
+  auto& group = pass.mesh->context;
+  std::vector<int> vectors_of(std::size_t(chunks.ranks));
+  std::vector<std::size_t> cuts(std::size_t(chunks.ranks) + 1);
+  for (index_t r = 0; r < chunks.ranks; ++r) {
+    vectors_of[std::size_t(r)] = chunks.seen(r, chunk);
+    cuts[std::size_t(r) + 1] = r < chunk ? 0 : std::size_t(d_kv.size());
+  }
+  float* const values = mine.data();
+  float const* const offered = values;
+  group.visit_shards(std::span(&offered, chunks.seen(group.rank(), chunk) ? 1 : 0), vectors_of, cuts,
+                     [&, sum = comm::node_sum(chunks.nodes(chunk))](std::size_t begin, std::size_t end,
+                                                                    std::span<float const* const> vectors) {
+                       sum(values + begin, vectors, end - begin);
+                     });
+  if (group.rank() == chunk) copy_rows(pass, as_const(mine), d_kv);
+}
+
+template <class Pass, class T>
+void ring_backward(Pass& pass, ops::attention_options const& o, matrix_view<T const> qkv, matrix_view<T const> heads,
+                   matrix_view<float const> log_sum_exp, matrix_view<T const> d_heads, matrix_view<T> d_qkv) {
+  attention_columns const c(o);
+  index_t const rows = pass.local_length();
+  arena_scope scope(pass.exec.scratch());
+  float* const carried = pass.exec.scratch().template allocate<float>(ops::attention_backward_carried<T>(o, rows));
+  auto const d_kv = pass.exec.scratch().template allocate_matrix<float>(rows, 2 * c.kv);
+  auto const chunks = chunks_of(pass, o);
+  for (index_t s = 0; s < pass.tokens() / rows; ++s) {
+    auto const here = [&](auto m) { return rows_of(m, s * rows, rows); };
+    auto args = backward_args(o, {}, here(qkv), here(heads), columns_of(log_sum_exp, s * rows, rows), here(d_heads),
+                              here(d_qkv));
+    args.d_keys = d_kv;
+    visit_chunks(pass, chunks, c.kv_of(here(qkv)), [&](index_t chunk, matrix_view<T const> kv) {
+      if (!kv.empty()) {
+        args.k = columns_of(kv, 0, c.kv), args.v = columns_of(kv, c.kv, c.kv);
+        args.part = {pass.sequence_length, pass.first_position(), chunk * rows, carried};
+        ops::attention_backward(pass.exec, args);
+      }
+      sum_chunk(pass, chunks, chunk, d_kv, c.kv_of(here(d_qkv)));
+    });
+  }
 }
 
 /// One sequence of a dense matrix, reshaped from [local tokens, columns] to [all tokens, columns / ranks].
@@ -198,6 +335,8 @@ void context_attention_forward(Pass& pass, ops::attention_options const& o, matr
   if constexpr (!Pass::alone)
     if (pass.context_ranks() > 1) {
       detail::check_context(pass, o);
+      if (pass.exchange == context_exchange::ring)
+        return detail::ring_forward(pass, o, as_const(qkv), heads, log_sum_exp);
       return detail::all_to_all_forward(pass, o, qkv, heads, log_sum_exp);
     }
   ops::attention_forward(pass.exec, detail::forward_args(o, pass.sequence_begins, as_const(qkv), heads, log_sum_exp));
@@ -209,7 +348,11 @@ void context_attention_backward(Pass& pass, ops::attention_options const& o, mat
                                 matrix_view<T const> heads, matrix_view<float const> log_sum_exp,
                                 matrix_view<T const> d_heads, matrix_view<T> d_qkv) {
   if constexpr (!Pass::alone)
-    if (pass.context_ranks() > 1) return detail::all_to_all_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
+    if (pass.context_ranks() > 1) {
+      if (pass.exchange == context_exchange::ring)
+        return detail::ring_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
+      return detail::all_to_all_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
+    }
   ops::attention_backward(pass.exec,
                           detail::backward_args(o, pass.sequence_begins, qkv, heads, log_sum_exp, d_heads, d_qkv));
 }

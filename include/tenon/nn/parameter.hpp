@@ -28,6 +28,12 @@ struct column_range {
   index_t first = 0, whole = 0;
 };
 
+/// Where a bucket of parameters begins in the flat buffer.
+struct bucket_begin {
+  index_t at = 0;
+  bool experts = false;  ///< ranks of expert parallelism hold different ones
+};
+
 /// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
 /// with a list of specs it writes down names and shapes. One `bind` function per block serves both.
 ///
@@ -39,17 +45,13 @@ class binder {
   /// Buckets that lie apart: bucket i begins at `bases[i]`.
   explicit binder(std::span<T* const> bucket_bases) : bases(bucket_bases) {}
   /// Writes down names and shapes, and where buckets begin.
-  explicit binder(std::vector<parameter_spec>* list, std::vector<index_t>* bucket_begins = nullptr)
+  explicit binder(std::vector<parameter_spec>* list, std::vector<bucket_begin>* bucket_begins = nullptr)
       : specs(list), begins(bucket_begins) {}
 
   /// What follows belongs to the next bucket.
-  void bucket() {
-    offset = round_up(offset, lanes);
-    if (begins) begins->push_back(offset);
-    if (bases.empty()) return;
-    base = bases[next_bucket++];
-    origin = offset;
-  }
+  void bucket() { begin_bucket(false); }
+  /// The same; what follows are experts, of which ranks of expert parallelism hold different ones.
+  void expert_bucket() { begin_bucket(true); }
 
   /// A matrix [sum of piece rows, cols] named `<scope><piece><suffix>`.
   matrix_view<T> matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer init,
@@ -100,6 +102,13 @@ class binder {
   }
 
  private:
+  void begin_bucket(bool experts) {
+    offset = round_up(offset, lanes);
+    if (begins) begins->push_back({offset, experts});
+    if (bases.empty()) return;
+    base = bases[next_bucket++];
+    origin = offset;
+  }
   T* align() {
     offset = round_up(offset, lanes);
     return base ? base + (offset - origin) : nullptr;
@@ -112,7 +121,7 @@ class binder {
   std::span<T* const> bases;
   std::size_t next_bucket = 0;
   std::vector<parameter_spec>* specs = nullptr;
-  std::vector<index_t>* begins = nullptr;
+  std::vector<bucket_begin>* begins = nullptr;
   index_t offset = 0, origin = 0;
   std::string prefix;
 };

@@ -9,6 +9,7 @@
 
 #include <tenon/comm/mesh.hpp>
 #include <tenon/comm/self.hpp>
+#include <tenon/comm/stream.hpp>
 #include <tenon/core/arena.hpp>
 #include <tenon/core/philox.hpp>
 #include <tenon/core/reduction_order.hpp>
@@ -70,7 +71,8 @@ struct pass {
   float auxiliary_scale = 0;            ///< gradient of the auxiliary loss of each sequence (see nn::moe)
   exact_sum* auxiliary_loss = nullptr;  ///< receives each sequence's in backward; null: not wanted
   context_exchange exchange = context_exchange::ring;
-  bool cuts_sequences = true;                       ///< over the context ranks of the mesh
+  comm::stream<Ranks>* context_stream = nullptr;  ///< of mesh->context: a ring moves on it beside the work; may be null
+  bool cuts_sequences = true;                     ///< over the context ranks of the mesh
   deferred_gradients<Context>* deferred = nullptr;  ///< where weight gradients are put off to; null: they are made
 
   /// make(context, moved) writes parameter gradients, each `moved` elements behind its place: now, or later.

@@ -31,7 +31,7 @@ struct transformer {
     token_embedding::parameters<T> embedding;
     typename repeat<layer>::template parameters<T> layers;
     typename Norm::template parameters<T> final_norm;
-    matrix_view<T> head;  ///< [vocabulary, width]
+    matrix_view<T> head;  ///< [vocabulary, width], or the rows of this rank of tensor parallelism
   };
   template <class T>
   struct saved {
@@ -39,6 +39,14 @@ struct transformer {
     matrix_view<T const> last;
     typename Norm::saved final_norm;
   };
+  /// Keeps what rank `rank` of `ranks` has under tensor parallelism: parts of all matrices, all of the rest.
+  /// @error argument_error says what does not divide
+  void shard(int rank, int ranks) { embedding.shard(rank, ranks), layers.shard(rank, ranks); }
+  /// Keeps some of the experts of each mixture, for one rank of expert parallelism; nothing where there are none.
+  void shard_experts(int rank, int ranks) {
+    if constexpr (requires(FeedForward f) { f.shard_experts(rank, ranks); })
+      for (auto& layer : layers.layers) layer.second.inner.shard_experts(rank, ranks);
+  }
   template <class T>
   parameters<T> bind(binder<T>& b) const {
     parameters<T> p;
@@ -49,7 +57,8 @@ struct transformer {
     b.bucket();
     if (has_head) p.final_norm = b.scope(final_norm_name, [&] { return final_norm.bind(b); });
     b.bucket();
-    if (has_head) p.head = tied && has_embedding ? p.embedding.tokens : bind_head(b);
+    if (has_head)
+      p.head = tied && has_embedding ? p.embedding.tokens : embedding.table(b, tied ? embedding.token_name : head_name);
     return p;
   }
   /// Buckets of `bind`: token table, positions, layer by layer, last norm, head (empty where it shares the table here).
@@ -104,7 +113,14 @@ struct transformer {
                                            .gradient_scale = gradient_scale,
                                            .leaf_tokens = pass.token_leaf(),
                                            .leaf_vocabulary = Pass::arithmetic::feature_leaf(vocabulary()),
+                                           .first_row = embedding.first_row(),
+                                           .vocabulary = vocabulary(),
                                            .soft_cap = soft_cap};
+    if (pass.tensor_ranks() > 1)
+      args.sum_over_ranks = {[](void* mesh, std::span<float> values) {
+                               comm::all_reduce(static_cast<decltype(pass.mesh)>(mesh)->tensor, values);
+                             },
+                             pass.mesh};
     if (pass.deferred && gradients) {  // the logits once more is less than to keep them, or the table's gradient
       pass.weight_gradients([args](auto& exec, index_t moved) mutable {
         args.losses = nullptr, args.d_hidden = {};
@@ -113,7 +129,33 @@ struct transformer {
       });
       args.d_weight = {};
     }
+    if (pass.tensor_ranks() == 1 || d_hidden.empty()) return ops::linear_cross_entropy(pass.exec, args);
+    arena_scope scope(pass.exec.scratch());
+    args.d_hidden = {};
+    args.d_hidden_partial = pass.template allocate<float>(width(), false);
     ops::linear_cross_entropy(pass.exec, args);
+    sum_over_tensor_ranks(pass, as_const(args.d_hidden_partial), d_hidden);
+  }
+
+  /// The logits of some hidden states, on every rank. @shape hidden [n, width], out [n, vocabulary]
+  template <class Pass, class T>
+  void logits(Pass& pass, parameters<T const> const& p, matrix_view<T const> hidden, matrix_view<float> out) const {
+    if (pass.tensor_ranks() == 1)
+      return ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = out, .a = hidden, .b = transposed(p.head)});
+    arena_scope scope(pass.exec.scratch());
+    auto& group = pass.mesh->tensor;
+    index_t const n = hidden.extent(0);
+    auto const by_row = pass.exec.scratch().template allocate_matrix<float>(vocabulary(), n);
+    ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = rows_of(by_row, embedding.first_row(), p.head.extent(0)),
+                                                     .a = p.head,
+                                                     .b = transposed(hidden)});
+    std::vector<std::size_t> cuts;
+    for (int r = 0; r < group.size(); ++r)
+      cuts.push_back(std::size_t(embedding.share(r, group.size()).first * n) * sizeof(float));
+    cuts.push_back(std::size_t(by_row.size()) * sizeof(float));
+    group.all_gather(std::as_writable_bytes(std::span(by_row.data(), std::size_t(by_row.size()))), cuts);
+    for (index_t t = 0; t < n; ++t)
+      for (index_t v = 0; v < vocabulary(); ++v) out(t, v) = by_row(v, t);
   }
 
   /// Gradients of everything before the head; `d` is d_hidden on entry, that of `x` (where there is no embedding) on

@@ -18,8 +18,10 @@
 ///  - A masked key adds +0, and results that are zero are +0. So the rows of other queries, heads, sequences, threads
 ///    and tiles change no bit, as long as values are finite: an infinity or NaN in v may reach rows that do not see it,
 ///    though never another sequence.
+#include <algorithm>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include <tenon/core/error.hpp>
 #include <tenon/core/reduction_order.hpp>
@@ -41,6 +43,26 @@ struct attention_options {
   index_t query_leaf = 64;  ///< queries in a leaf of dk and dv, a multiple of 16; usually reduction_order::token_leaf
 };
 
+/// Some queries and some keys of one sequence: attention taken in several calls, in order of the keys, gives the bits of
+/// one. A call takes up the queries where the calls with earlier keys left them, and finishes those that see no later
+/// key. `q` and what has its rows hold the part's queries, `k` and `v` its keys; sequence_begins is not looked at.
+struct attention_part {
+  index_t length = 0;        ///< of the sequence; 0: no part, q, k and v hold whole sequences
+  index_t query = 0;         ///< position of the first query, for backward a multiple of query_leaf
+  index_t key = 0;           ///< position of the first key; keys begin and end on multiples of 64 or at the end
+  float* carried = nullptr;  ///< what is handed from call to call; see attention_forward_carried and _backward_carried
+};
+/// How many floats the forward calls of a part with `queries` queries hand on.
+constexpr index_t attention_forward_carried(attention_options const& o, index_t queries) {
+  return o.query_heads * round_up(queries, 64) * (round_up(o.head_width, lanes) + 2);
+}
+/// The same of backward: none where dq itself can hold the sums, which then is handed on.
+template <class T>
+constexpr index_t attention_backward_carried(attention_options const& o, index_t queries) {
+  bool const in_dq = std::is_same_v<T, float> && o.head_width % lanes == 0;
+  return in_dq ? 0 : o.query_heads * queries * round_up(o.head_width, lanes);
+}
+
 /// @shape q, out [tokens, query_heads * head_width]  k, v [tokens, kv_heads * head_width]; any row stride, column
 /// stride 1  log_sum_exp [query_heads, tokens]; any strides  sequence_begins [sequences + 1]  sinks [query_heads]
 /// @units log_sum_exp in nats
@@ -52,9 +74,11 @@ struct attention_forward_args {
   std::span<index_t const> sequence_begins;  ///< sequence i is tokens [begins[i], begins[i + 1]); none sees another
   attention_options options;
   float const* sinks = nullptr;  ///< a logit per query head that joins the softmax's denominator only
+  attention_part part{};
 };
 
 /// @shape as attention_forward_args; d_out as out, dq as q, dk as k, dv as v  d_sinks [query_heads]
+/// d_keys [keys, 2 * kv_heads * head_width]
 template <class T>
 struct attention_backward_args {
   matrix_view<T const> q, k, v, out;
@@ -64,7 +88,11 @@ struct attention_backward_args {
   std::span<index_t const> sequence_begins;
   attention_options options;
   float const* sinks = nullptr;
-  float* d_sinks = nullptr;  ///< the sum is added to it; may be null
+  float* d_sinks = nullptr;  ///< the sum is added to it; may be null; with a part, given to one call of a query
+  attention_part part{};
+  /// With a part, in place of dk and dv: [dk, dv] from these queries alone, a node of the tree over query leaves,
+  /// before rounding. Zero where none of them sees the key.
+  matrix_view<float> d_keys{};
 };
 
 namespace detail {
@@ -77,20 +105,38 @@ struct attention_visibility {
   index_t keys_end(index_t query) const { return causal ? query + 1 : length; }
   index_t queries_begin(index_t key) const { return causal ? key : 0; }
   index_t queries_end(index_t key) const { return window > 0 && window < length - key ? key + window : length; }
-  /// How many (query, key) pairs are visible.
-  double pairs() const {
-    double sum = 0;
-    for (index_t q = 0; q < length; ++q) sum += double(keys_end(q) - keys_begin(q));
-    return sum;
-  }
 };
 
-/// Visible (query, key) pairs of all sequences and query heads.
-inline double attention_pairs(attention_options const& o, std::span<index_t const> begins) {
+/// What a call is about, in positions: one sequence, or the part.
+struct attention_extent {
+  index_t length, query_begin, query_end, key_begin, key_end;
+};
+template <class Args>
+attention_extent extent_of_part(Args const& a) {
+  auto const& p = a.part;
+  return {p.length, p.query, p.query + a.q.extent(0), p.key, p.key + a.k.extent(0)};
+}
+
+/// How many pairs are visible.
+inline double attention_pairs(attention_options const& o, attention_extent const& e) {
+  attention_visibility const visible{o.causal, o.window, e.length};
   double sum = 0;
-  for (std::size_t s = 0; s + 1 < begins.size(); ++s)
-    sum += attention_visibility{o.causal, o.window, begins[s + 1] - begins[s]}.pairs();
-  return sum * o.query_heads;
+  for (index_t q = e.query_begin; q < e.query_end; ++q)
+    sum += double(
+        std::max<index_t>(0, std::min(visible.keys_end(q), e.key_end) - std::max(visible.keys_begin(q), e.key_begin)));
+  return sum;
+}
+/// Visible (query, key) pairs of all sequences and query heads.
+template <class Args>
+double attention_pairs(Args const& a) {
+  double sum = 0;
+  if (a.part.length) sum = attention_pairs(a.options, extent_of_part(a));
+  else
+    for (std::size_t s = 0; s + 1 < a.sequence_begins.size(); ++s) {
+      index_t const length = a.sequence_begins[s + 1] - a.sequence_begins[s];
+      sum += attention_pairs(a.options, {length, 0, length, 0, length});
+    }
+  return sum * a.options.query_heads;
 }
 
 inline void require_attention(bool fits, char const* what) {
@@ -111,19 +157,29 @@ void check_attention_matrix(matrix_view<T> m, index_t tokens, index_t columns) {
   require_attention(m.extent(0) == tokens && m.extent(1) == columns && (columns <= 1 || m.stride(1) == 1),
                     "a matrix is not [tokens, heads * head_width] with column stride 1. Fix: the view's shape.");
 }
+template <class Args>
+void check_attention_part(Args const& a) {
+  auto const e = extent_of_part(a);
+  require_attention(e.query_begin >= 0 && e.query_end <= e.length && e.key_begin >= 0 && e.key_end <= e.length,
+                    "the part's queries or keys lie outside of the sequence. Fix: positions in [0, length).");
+  require_attention(
+      e.key_begin % attention_key_block == 0 && (e.key_end % attention_key_block == 0 || e.key_end == e.length),
+      "the part's keys do not begin and end on multiples of 64. Fix: cut the sequence there.");
+}
 /// Throws argument_error unless the shapes of forward's (and the same part of backward's) arguments fit together.
 template <class Args>
 void check_attention(Args const& a) {
   auto const& o = a.options;
   check_attention_options(o);
-  index_t const tokens = a.q.extent(0);
+  index_t const tokens = a.q.extent(0), keys = a.part.length ? a.k.extent(0) : tokens;
   // One call each: nvcc's front end does not read a range-for over a braced list in a template.
   check_attention_matrix(a.q, tokens, o.query_heads * o.head_width);
   check_attention_matrix(a.out, tokens, o.query_heads * o.head_width);
-  check_attention_matrix(a.k, tokens, o.kv_heads * o.head_width);
-  check_attention_matrix(a.v, tokens, o.kv_heads * o.head_width);
+  check_attention_matrix(a.k, keys, o.kv_heads * o.head_width);
+  check_attention_matrix(a.v, keys, o.kv_heads * o.head_width);
   require_attention(a.log_sum_exp.extent(0) == o.query_heads && a.log_sum_exp.extent(1) == tokens,
                     "log_sum_exp is not [query_heads, tokens]. Fix: the view's shape.");
+  if (a.part.length) return check_attention_part(a);
   auto const begins = a.sequence_begins;
   bool rising = !begins.empty() && begins.front() >= 0 && begins.back() <= tokens;
   for (std::size_t s = 0; s + 1 < begins.size(); ++s) rising = rising && begins[s] <= begins[s + 1];
@@ -134,11 +190,17 @@ void check_attention(Args const& a) {
 
 template <class T>
 void check_attention_gradients(attention_backward_args<T> const& a) {
-  index_t const tokens = a.q.extent(0), width = a.options.head_width;
+  index_t const tokens = a.q.extent(0), keys = a.k.extent(0), width = a.options.head_width;
   check_attention_matrix(a.d_out, tokens, a.options.query_heads * width);
   check_attention_matrix(a.dq, tokens, a.options.query_heads * width);
-  check_attention_matrix(a.dk, tokens, a.options.kv_heads * width);
-  check_attention_matrix(a.dv, tokens, a.options.kv_heads * width);
+  if (a.part.length) {
+    check_attention_matrix(a.d_keys, keys, 2 * a.options.kv_heads * width);
+    require_attention(a.part.query % a.options.query_leaf == 0,
+                      "the part's queries do not begin with a leaf. Fix: a multiple of query_leaf.");
+    return;
+  }
+  check_attention_matrix(a.dk, keys, a.options.kv_heads * width);
+  check_attention_matrix(a.dv, keys, a.options.kv_heads * width);
 }
 
 }  // namespace detail
@@ -152,8 +214,8 @@ inline constexpr struct attention_forward_t : operation<attention_forward_t> {
   template <class T>
   static profile::work work(attention_forward_args<T> const& a) {
     double const per_pair = 2.0 * a.options.head_width, rows = double(a.q.extent(0));
-    double const values = rows * double(2 * a.q.extent(1) + 2 * a.k.extent(1));
-    return {2 * per_pair * detail::attention_pairs(a.options, a.sequence_begins),
+    double const values = 2 * double(a.q.size() + a.k.size());
+    return {2 * per_pair * detail::attention_pairs(a),
             values * sizeof(T) + rows * a.options.query_heads * sizeof(float)};
   }
 } attention_forward{};
@@ -167,8 +229,8 @@ inline constexpr struct attention_backward_t : operation<attention_backward_t> {
   template <class T>
   static profile::work work(attention_backward_args<T> const& a) {
     double const per_pair = 2.0 * a.options.head_width, rows = double(a.q.extent(0));
-    double const values = rows * double(4 * a.q.extent(1) + 4 * a.k.extent(1));
-    return {5 * per_pair * detail::attention_pairs(a.options, a.sequence_begins),
+    double const values = 4 * double(a.q.size() + a.k.size());
+    return {5 * per_pair * detail::attention_pairs(a),
             values * sizeof(T) + rows * a.options.query_heads * sizeof(float)};
   }
 } attention_backward{};

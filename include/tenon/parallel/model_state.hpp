@@ -44,8 +44,8 @@ struct sample_plan {
 /// The buffers of one rank.
 ///
 /// Gradients. Lazy: micro-batches are added in a tree of whole buffers, and what is left is reduced once a step, each
-/// bucket as soon as backward has written it. Eager (ZeRO 2 and 3, and context parallelism, whose ranks hold parts of one
-/// sample): every micro-batch is reduced at once, and the tree adds what this replica owns.
+/// bucket as soon as backward has written it. Eager (ZeRO 2 and 3, context and expert parallelism, whose ranks hold parts
+/// of one sample, or of what several samples need): every micro-batch is reduced at once, and the tree adds what this replica owns.
 /// Parameters. Stage 3 keeps what a replica owns; layers are gathered into two buffers in turn, one layer ahead.
 template <class Set, class Network, comm::Communicator C, class Context>
 class model_state {
@@ -58,15 +58,16 @@ class model_state {
   /// @param net all of a model, or a stage of it; lives longer
   model_state(Context& context, Network const& net, comm::mesh<C>& ranks, sample_plan const& samples,
               std::uint64_t seed)
-      : exec(context), network(net), mesh(ranks), plan(samples), replicas(ranks.replicas.size()),
-        stream(ranks.replicas) {
+      : exec(context), network(net), mesh(ranks), plan(samples), replicas(ranks.replicas) {
+    if (ranks.expert.size() > 1) expert_replicas.emplace(ranks.data);
     nn::binder<float const> describe(&spec_list, &begins);
     net.bind(describe);
     for (auto const& s : spec_list)
       if (counts(s)) counted.push_back(s);
     flat_size = describe.size();
     constexpr bool keep_whole = std::same_as<typename Set::optimizer, optimizer::muon>;
-    buckets = make_buckets(spec_list, begins, flat_size, replicas, ranks.replicas.rank(), keep_whole);
+    auto const& of_experts = expert_replicas ? *expert_replicas : replicas;
+    buckets = make_buckets(spec_list, begins, flat_size, replicas.place(), of_experts.place(), keep_whole);
     compact = compact_size(buckets);
     // The two gradients of a token table that is a head too are summed apart: each has a tree of its own.
     if (net.tied && net.has_embedding && net.has_head && plan.groups * plan.accumulate > 1) add_table_bucket();
@@ -80,8 +81,16 @@ class model_state {
 
   std::span<parameter_spec const> specs() const { return spec_list; }
   index_t size() const { return flat_size; }
-  /// See comm::stream::record.
-  void record(profile::recorder* communication, profile::recorder* caller) { stream.record(communication, caller); }
+  /// See trainer::record.
+  void record(profile::rank_recorder* r) {
+    auto const record_in = [r](holders& of) {
+      profile::recorder* const beside = r ? &r->background.emplace_back() : nullptr;
+      of.stream.record(beside, r ? &r->computation : nullptr);
+      of.copies.profiler = beside;  // the stream's, which is idle now
+    };
+    record_in(replicas);
+    if (expert_replicas) record_in(*expert_replicas);
+  }
   parameters_type const& parameters() const { return bound; }
 
   // ---- a micro-batch
@@ -101,7 +110,7 @@ class model_state {
   gradients_type const& next_gradients() {
     if (!whole && !written) allocate_gradients();
     if (plan.eager) {
-      for (auto const& r : reductions) stream.wait(r);
+      wait_for_reductions();
       return written->bound;
     }
     return whole->next().bound;
@@ -123,7 +132,7 @@ class model_state {
     if (table_bucket) finish(table_bucket);
     if (!plan.eager) whole->close();
     else {
-      for (auto const& r : reductions) stream.wait(r);
+      wait_for_reductions();
       shards->close();
     }
   }
@@ -132,7 +141,7 @@ class model_state {
 
   /// Waits for the sums over all replicas.
   void finish_gradients() {
-    for (auto const& r : reductions) stream.wait(r);
+    wait_for_reductions();
     if (table_bucket)
       ops::add(exec, ops::add_args<float, float>{gradient(table), gradient(table_bucket), buckets[table].own.size()});
   }
@@ -145,21 +154,21 @@ class model_state {
   /// Adds the squares of the gradients that this rank owns; of what several ranks hold, one counts.
   void add_squares(exact_sum& squares) {
     norm_parts.clear();
-    for (std::size_t b = 0; b < own_buckets(); ++b) append_norm_parts(norm_parts, counted, buckets[b].own, gradient(b));
+    for (std::size_t b = 0; b < own_buckets(); ++b)
+      if (holders_of(b).counts()) append_norm_parts(norm_parts, counted, buckets[b].own, gradient(b));
     ops::grad_norm(exec, ops::grad_norm_args{norm_parts, nullptr, &squares});
   }
   /// One step of the update rule. @param scale multiplies every gradient
   void update(optim::optimizer_options const& options, float learning_rate, index_t step, float scale) {
-    if (stage == 0 && replicas > 1) spread_gradients();
+    if constexpr (stage == 0) spread_gradients();
     for (std::size_t b = 0; b < own_buckets(); ++b) {
-      if (stage == 0) stream.wait(reductions[b]);
+      if (stage == 0) holders_of(b).stream.wait(reductions[b]);
       optim::update<typename Set::optimizer>(
           exec, std::span<parameter_spec const>(updated_specs(b)),
           optim::optimizer_buffers<value_type>{master_of(b), updated_gradient(b), at(first, b), at(second, b),
                                                copy_of(b)},
           options, learning_rate, step, scale);
-      if constexpr (stage == 1 || stage == 2)
-        if (replicas > 1) gather(b);
+      if constexpr (stage == 1 || stage == 2) gather(b);
     }
     if constexpr (stage == 3) forget_gathered();
   }
@@ -186,7 +195,7 @@ class model_state {
       for (std::size_t b = 0; b < own_buckets(); ++b) {
         stretch const range = held(b);
         ops::convert(exec, ops::convert_args<value_type, float>{copy.data() + range.begin, master_of(b), range.size()});
-        if (stage > 0 && replicas > 1) gather(b);
+        if constexpr (stage > 0) gather(b);
       }
     }
   }
@@ -209,12 +218,51 @@ class model_state {
   static constexpr bool compact_master = stage == 3 || (stage > 0 && rounds);
   static constexpr bool rotates = stage >= 2;  // gradients of layers share buffers; from stage 3 on parameters too
 
-  // As nn::transformer::bind orders them.
+  /// The ranks that hold the same parameters. Each owns a shard of them; `hybrid<M>`: shards are cut over M neighbours, and
+  /// the groups of M are copies of each other.
+  struct holders {
+    explicit holders(C& all)
+        : size(shards_of(all)), group(all.split(all.rank() / size, all.rank())),
+          copies(all.split(all.rank() % size, all.rank())), stream(group) {}
+    static int shards_of(C const& all) {
+      constexpr int m = int(Set::zero::sharding::group);
+      if (m > 1 && all.size() % m != 0)
+        throw argument_error("tenon::parallel: hybrid<" + std::to_string(m) + "> does not divide the " +
+                             std::to_string(all.size()) + " ranks that hold the same parameters. Fix: a divisor.");
+      return m > 1 ? m : all.size();
+    }
+    replica_of place() const { return {group.size(), group.rank()}; }
+    /// Of several copies the first one stands for all.
+    bool counts() const { return copies.rank() == 0; }
+    int ranks() const { return group.size() * copies.size(); }
+
+    int size;
+    C group, copies;
+    std::optional<comm::node_sum> sum;
+    std::vector<int> nodes_of_rank;
+    comm::stream<C> stream;  // last: its work is done before what it works on goes away
+  };
+  holders& holders_of(std::size_t b) { return buckets[b].experts && expert_replicas ? *expert_replicas : replicas; }
+  void wait_for_reductions() {
+    for (std::size_t b = 0; b < buckets.size(); ++b) holders_of(b).stream.wait(reductions[b]);
+  }
+
+  // As nn::transformer::bind orders them: a layer is one bucket, and one more for the experts of a mixture.
   static constexpr std::size_t table = 0, positions = 1, first_layer = 2;
   std::size_t norm_bucket() const { return begins.size() - 2; }
   std::size_t head_bucket() const { return begins.size() - 1; }
   bool is_layer(std::size_t b) const { return b >= first_layer && b < norm_bucket(); }
   std::size_t own_buckets() const { return begins.size(); }
+  /// f(bucket) for those of layer i; `layers` stands for the last norm and the head.
+  template <class F>
+  void for_layer(index_t i, F&& f) const {
+    if (i < 0) return;
+    for (std::size_t b = first_layer, layer = 0; b < norm_bucket(); ++b) {
+      if (b > first_layer && !buckets[b].experts) ++layer;
+      if (layer == std::size_t(i)) f(b);
+    }
+    if (i == index_t(network.layers.layers.size())) f(norm_bucket()), f(head_bucket());
+  }
 
   void add_table_bucket() {
     table_bucket = buckets.size();
@@ -236,24 +284,28 @@ class model_state {
     return clipped[b];
   }
 
-  /// Memory in which the layers' buckets share two buffers, or all lie in one.
+  /// Where buckets lie: the layers' in two buffers by turns, or all in one.
   template <class T>
-  std::vector<T*> place(std::vector<flat_buffer<T>>& memory, std::span<bucket const> all, bool shared) const {
-    index_t resident = 0, largest = 0;
-    for (std::size_t b = 0; b < all.size(); ++b) {
-      bool const layer = shared && is_layer(b);
-      index_t const size = round_up(all[b].range.size(), lanes);
-      (layer ? largest : resident) = layer ? std::max(largest, size) : resident + size;
+  std::vector<T*> place(std::vector<flat_buffer<T>>& memory, std::size_t count, bool by_turns) const {
+    std::vector<std::size_t> buffer(count, 0);
+    std::vector<index_t> offset(count, 0);
+    std::array<index_t, 3> sizes{};
+    auto const add = [&](std::size_t b, std::size_t to, index_t at) {
+      buffer[b] = to, offset[b] = at;
+      sizes[to] = std::max(sizes[to], at + round_up(buckets[b].range.size(), lanes));
+    };
+    for (std::size_t b = 0; b < count; ++b)
+      if (!by_turns || !is_layer(b)) add(b, 0, sizes[0]);
+    for (index_t i = 0; by_turns && i < index_t(network.layers.layers.size()); ++i) {
+      index_t at = 0;
+      for_layer(i, [&](std::size_t b) {
+        add(b, 1 + std::size_t(i) % 2, at);
+        at += round_up(buckets[b].range.size(), lanes);
+      });
     }
-    memory.emplace_back(resident);
-    for (int i = 0; shared && i < 2; ++i) memory.emplace_back(largest);
+    for (index_t size : sizes) memory.emplace_back(size);
     std::vector<T*> bases;
-    T* next = memory[0].data();
-    for (std::size_t b = 0; b < all.size(); ++b) {
-      bool const layer = shared && is_layer(b);
-      bases.push_back(layer ? memory[1 + b % 2].data() : next);
-      if (!layer) next += round_up(all[b].range.size(), lanes);
-    }
+    for (std::size_t b = 0; b < count; ++b) bases.push_back(memory[buffer[b]].data() + offset[b]);
     return bases;
   }
 
@@ -262,7 +314,7 @@ class model_state {
   void allocate_parameters() {
     master = flat_buffer<float>(compact_master ? compact : flat_size);
     if constexpr (stage == 3) {
-      gathered_bases = place(gathered, std::span<bucket const>(buckets).first(own_buckets()), true);
+      gathered_bases = place(gathered, own_buckets(), true);
       std::vector<value_type const*> bases(gathered_bases.begin(), gathered_bases.end());
       nn::binder<value_type const> read(bases);
       bound = network.bind(read);
@@ -283,8 +335,7 @@ class model_state {
       for (std::size_t b = 0; b < own_buckets(); ++b) {
         std::vector<float> all(std::size_t(buckets[b].range.size()));
         nn::initialize(clip(spec_list, buckets[b].range), all.data(), seed);
-        std::copy_n(all.data() + buckets[b].cuts[std::size_t(mesh.replicas.rank())], buckets[b].own.size(),
-                    master_of(b));
+        std::copy_n(all.data() + (buckets[b].own.begin - buckets[b].range.begin), buckets[b].own.size(), master_of(b));
       }
     restored();
   }
@@ -295,10 +346,10 @@ class model_state {
   }
   /// Gathers the replicas' parts of bucket b, behind the scenes; `need` waits for it.
   void gather(std::size_t b) {
-    if (buckets[b].range.size() == 0) return;
+    if (buckets[b].range.size() == 0 || (stage < 3 && holders_of(b).size == 1)) return;
     value_type* const to = stage == 3 ? gathered_bases[b] : blocks_read() + buckets[b].range.begin;
     float const* const own = stage == 3 ? master_of(b) : nullptr;
-    gathers[b] = stream.enqueue([this, b, to, own](C& group) {
+    gathers[b] = holders_of(b).stream.enqueue([this, b, to, own](C& group) {
       auto const& k = buckets[b];
       if (own)
         std::transform(own, own + k.own.size(), to + (k.own.begin - k.range.begin),
@@ -306,33 +357,40 @@ class model_state {
       group.all_gather(std::as_writable_bytes(std::span(to, std::size_t(k.range.size()))),
                        k.byte_cuts(sizeof(value_type)));
     });
-    if constexpr (stage == 3) {
-      for (std::size_t other = 0; other < own_buckets(); ++other)
-        if (is_layer(b) && is_layer(other) && other % 2 == b % 2) is_gathered[other] = false;
-      is_gathered[b] = true;
-    }
+    if (stage == 3) is_gathered[b] = true;
   }
   void gather_if_away(std::size_t b) {
     if (stage == 3 && !is_gathered[b]) gather(b);
   }
   void need(std::size_t b) {
     gather_if_away(b);
-    stream.wait(gathers[b]);
+    holders_of(b).stream.wait(gathers[b]);
   }
   void forget_gathered() { is_gathered.assign(own_buckets(), false); }
+  /// Brings layer i into its buffer, which another layer may have been in.
+  void gather_layer(index_t i) {
+    index_t const layers = index_t(network.layers.layers.size());
+    if (stage < 3 || i < 0 || i >= layers) return;
+    bool away = false;
+    for_layer(i, [&](std::size_t b) { away = away || !is_gathered[b]; });
+    for (index_t other = i % 2; away && other < layers; other += 2)
+      for_layer(other, [&](std::size_t b) { is_gathered[b] = false; });
+    for_layer(i, [&](std::size_t b) { gather_if_away(b); });
+  }
   void before_layer(index_t i, bool backward, bool writes_gradients) {
-    std::size_t const b = first_layer + std::size_t(i);
-    need(b);
-    if (std::size_t const next = backward ? b - 1 : b + 1; is_layer(next)) gather_if_away(next);
-    if (rotates && backward && writes_gradients && is_layer(b + 2)) stream.wait(reductions[b + 2]);
+    gather_layer(i);
+    for_layer(i, [&](std::size_t b) { need(b); });
+    gather_layer(backward ? i - 1 : i + 1);
+    if (rotates && backward && writes_gradients)
+      for_layer(i + 2, [&](std::size_t b) {
+        if (is_layer(b)) holders_of(b).stream.wait(reductions[b]);
+      });
   }
 
   // ---- gradients
 
   void after_backward(index_t i) {
-    std::size_t const b = first_layer + std::size_t(i);
-    finish(b);
-    if (b == norm_bucket()) finish(head_bucket());
+    for_layer(i, [&](std::size_t b) { finish(b); });
   }
   struct written_buffers {
     std::vector<flat_buffer<float>> memory;
@@ -347,24 +405,27 @@ class model_state {
                       nn::binder<float> b(p);
                       return network.bind(b);
                     });
-      std::vector<comm::tree_node> nodes;
+      std::vector<comm::tree_node> nodes;  // of all replicas
       for (int g = 0; g < plan.groups; ++g) {
         auto const theirs =
             comm::canonical_nodes(g * plan.accumulate, (g + 1) * plan.accumulate, plan.groups * plan.accumulate);
-        node_counts.push_back(int(theirs.size()));
+        replicas.nodes_of_rank.push_back(int(theirs.size()));
         nodes.insert(nodes.end(), theirs.begin(), theirs.end());
       }
-      total.emplace(std::move(nodes));
+      replicas.sum.emplace(std::move(nodes));
       return;
     }
     written.emplace();
-    written->bases = place(written->memory, std::span<bucket const>(buckets), rotates);
+    written->bases = place(written->memory, buckets.size(), rotates);
     nn::binder<float> b(std::span<float* const>(written->bases));
     written->bound = network.bind(b);
     shards.emplace(compact_gradients(), micro_batch_range{0, plan.accumulate, plan.accumulate},
                    [](float*) { return 0; });
-    node_counts.assign(std::size_t(replicas), 1);
-    total.emplace(replicas);
+    for (holders* h : {&replicas, expert_replicas ? &*expert_replicas : nullptr})
+      if (h) {
+        h->nodes_of_rank.assign(std::size_t(h->size), 1);
+        h->sum.emplace(h->size);
+      }
   }
   /// The gradients of bucket b are written.
   void finish(std::size_t b) {
@@ -372,7 +433,7 @@ class model_state {
     if (range.size() == 0) return;
     if (plan.eager) {
       float* const to = shards->next().values.data() + buckets[b].compact;
-      reductions[b] = stream.enqueue([this, b, to](C& group) {
+      reductions[b] = holders_of(b).stream.enqueue([this, b, to](C& group) {
         float const* const mine = written->bases[b];
         reduce(group, b, std::span(&mine, 1), to);
         shards->close(buckets[b].compact, buckets[b].compact + buckets[b].own.size(),
@@ -387,20 +448,23 @@ class model_state {
     });
     if (!whole->is_last()) return;
     result = whole->nodes()[0]->values.data();
-    if (replicas == 1) return;
-    reductions[b] = stream.enqueue([this, b, nodes = whole->nodes(), to = result + buckets[b].own.begin](C& group) {
-      std::array<float const*, 32> mine;
-      for (std::size_t i = 0; i < nodes.size(); ++i) mine[i] = nodes[i]->values.data() + buckets[b].range.begin;
-      reduce(group, b, std::span(mine).first(nodes.size()), to);
-    });
+    if (replicas.size == 1) return;
+    reductions[b] =
+        replicas.stream.enqueue([this, b, nodes = whole->nodes(), to = result + buckets[b].own.begin](C& group) {
+          std::array<float const*, 32> mine;
+          for (std::size_t i = 0; i < nodes.size(); ++i) mine[i] = nodes[i]->values.data() + buckets[b].range.begin;
+          reduce(group, b, std::span(mine).first(nodes.size()), to);
+        });
   }
   void reduce(C& group, std::size_t b, std::span<float const* const> mine, float* to) {
     auto const& cuts = buckets[b].cuts;
     std::size_t const own = cuts[std::size_t(group.rank())];
-    group.visit_shards(mine, node_counts, cuts,
+    holders& h = holders_of(b);
+    group.visit_shards(mine, h.nodes_of_rank, cuts,
                        [&](std::size_t begin, std::size_t end, std::span<float const* const> all) {
-                         (*total)(to + (begin - own), all, end - begin);
+                         (*h.sum)(to + (begin - own), all, end - begin);
                        });
+    comm::all_reduce(h.copies, std::span(to, std::size_t(buckets[b].own.size())));
   }
   /// The reduced gradient of what this replica owns of bucket b.
   float* gradient(std::size_t b) {
@@ -410,18 +474,18 @@ class model_state {
   /// Stage 0: every replica updates everything, so it needs all gradients.
   void spread_gradients() {
     for (std::size_t b = 0; b < own_buckets(); ++b) {
-      if (buckets[b].range.size() == 0) continue;
+      if (buckets[b].range.size() == 0 || (!plan.eager && replicas.size == 1)) continue;
       float* const to = full_gradient(b);
       if (plan.eager)
         std::copy_n(gradient(b), buckets[b].own.size(), to + (buckets[b].own.begin - buckets[b].range.begin));
-      reductions[b] = stream.enqueue([this, b, to](C& group) {
+      reductions[b] = holders_of(b).stream.enqueue([this, b, to](C& group) {
         group.all_gather(std::as_writable_bytes(std::span(to, std::size_t(buckets[b].range.size()))),
                          buckets[b].byte_cuts(sizeof(float)));
       });
     }
   }
   float* full_gradient(std::size_t b) { return plan.eager ? written->bases[b] : result + buckets[b].range.begin; }
-  float const* updated_gradient(std::size_t b) { return stage == 0 && replicas > 1 ? full_gradient(b) : gradient(b); }
+  float const* updated_gradient(std::size_t b) { return stage == 0 ? full_gradient(b) : gradient(b); }
 
   // ---- whole parameters
 
@@ -434,6 +498,7 @@ class model_state {
     std::size_t b = own_buckets() - 1;
     while (buckets[b].range.begin > s.offset) --b;
     bool const whole_bucket = kind == state_kind::parameters && !compact_master;
+    if (!all_held && !holders_of(b).counts()) return;
     auto const mine = !all_held ? buckets[b].own : whole_bucket ? buckets[b].range : held(b);
     s.for_each_run([&](index_t here, index_t there, index_t n) {
       stretch const run{s.offset + here, s.offset + here + n};
@@ -452,9 +517,8 @@ class model_state {
   Network const& network;
   comm::mesh<C>& mesh;
   sample_plan plan;
-  int replicas;
   std::vector<parameter_spec> spec_list, counted;
-  std::vector<index_t> begins;
+  std::vector<nn::bucket_begin> begins;
   index_t flat_size = 0, compact = 0;
   std::vector<bucket> buckets;
   std::size_t table_bucket = 0;  ///< of the embedding's own gradient; 0: there is none
@@ -470,13 +534,12 @@ class model_state {
   std::optional<gradient_tree<gradients_type>> whole;  ///< lazy
   std::optional<written_buffers> written;              ///< eager
   std::optional<gradient_tree<int>> shards;            ///< eager
-  std::optional<comm::node_sum> total;
-  std::vector<int> node_counts;
   float* result = nullptr;
   std::vector<ops::norm_part> norm_parts;
 
   std::vector<typename comm::stream<C>::request> gathers, reductions;
-  comm::stream<C> stream;  // last: its work is done before what it works on goes away
+  holders replicas;  // last, with what follows: its work is done before what it works on goes away
+  std::optional<holders> expert_replicas;
 };
 
 }  // namespace tenon::parallel

@@ -8,6 +8,7 @@
 
 #include <tenon/core/parameter.hpp>
 #include <tenon/core/reduction_order.hpp>
+#include <tenon/nn/parameter.hpp>
 #include <tenon/ops/grad_norm.hpp>
 
 namespace tenon::parallel {
@@ -42,6 +43,7 @@ struct bucket {
   std::vector<std::size_t> cuts;  ///< replica r owns [cuts[r], cuts[r + 1]), counted from the beginning of the range
   stretch own;                    ///< of this replica, in the flat buffer
   index_t compact = 0;            ///< where `own` begins in a buffer that holds only own stretches
+  bool experts = false;           ///< of a mixture, cut over the expert axis
   /// The cuts in bytes, for values of `size` bytes.
   std::vector<std::size_t> byte_cuts(std::size_t size) const {
     auto bytes = cuts;
@@ -50,27 +52,34 @@ struct bucket {
   }
 };
 
-/// The buckets of a model, cut into `replicas` shards; `replica` is this one.
+/// Those who hold the same parameters: how many, and which one this rank is.
+struct replica_of {
+  int count = 1, rank = 0;
+};
+
+/// The buckets of a model, cut into a shard for each replica.
 /// @param begins where buckets begin, rising from 0 @param size of the flat buffer @param whole see `legal_cut`
-inline std::vector<bucket> make_buckets(std::span<parameter_spec const> specs, std::span<index_t const> begins,
-                                        index_t size, int replicas, int replica, bool whole) {
-  std::vector<bucket> all;
+inline std::vector<bucket> make_buckets(std::span<parameter_spec const> specs, std::span<nn::bucket_begin const> begins,
+                                        index_t size, replica_of all, replica_of of_experts, bool whole) {
+  std::vector<bucket> buckets;
   index_t compact = 0;
   for (std::size_t i = 0; i < begins.size(); ++i) {
     bucket b;
-    b.range = {begins[i], i + 1 < begins.size() ? begins[i + 1] : size};
-    for (int r = 0; r <= replicas; ++r) {
-      index_t at = legal_cut(specs, b.range.begin + b.range.size() * r / replicas, whole);
+    b.experts = begins[i].experts;
+    b.range = {begins[i].at, i + 1 < begins.size() ? begins[i + 1].at : size};
+    auto const replica = b.experts ? of_experts : all;
+    for (int r = 0; r <= replica.count; ++r) {
+      index_t at = legal_cut(specs, b.range.begin + b.range.size() * r / replica.count, whole);
       at = std::clamp(at, b.range.begin, b.range.end);
-      b.cuts.push_back(std::size_t(r == replicas ? b.range.size() : at - b.range.begin));
+      b.cuts.push_back(std::size_t(r == replica.count ? b.range.size() : at - b.range.begin));
     }
-    b.own = {b.range.begin + index_t(b.cuts[std::size_t(replica)]),
-             b.range.begin + index_t(b.cuts[std::size_t(replica) + 1])};
+    b.own = {b.range.begin + index_t(b.cuts[std::size_t(replica.rank)]),
+             b.range.begin + index_t(b.cuts[std::size_t(replica.rank) + 1])};
     b.compact = compact;
     compact = round_up(compact + b.own.size(), lanes);
-    all.push_back(std::move(b));
+    buckets.push_back(std::move(b));
   }
-  return all;
+  return buckets;
 }
 inline index_t compact_size(std::span<bucket const> buckets) {
   return buckets.empty() ? 0 : round_up(buckets.back().compact + buckets.back().own.size(), lanes);

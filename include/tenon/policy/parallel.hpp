@@ -26,6 +26,7 @@ template <int Stage, class Sharding = hybrid<1>>
   requires(Stage >= 0 && Stage <= 3)
 struct zero {
   using axis = zero_axis;
+  using sharding = Sharding;
   static constexpr int stage = Stage;
 };
 

@@ -41,8 +41,9 @@ struct fit_options {
 struct fit_result {
   index_t steps = 0;
   double loss = 0, validation_loss = 0;
-  double tokens_per_second = 0;  ///< median over the steps of this call, the first left out when there are more
-  double flops_per_second = 0;   ///< at that rate
+  double tokens_per_second = 0;    ///< median over the steps of this call, the first left out when there are more
+  double flops_per_second = 0;     ///< at that rate
+  double bytes_sent_per_step = 0;  ///< by this rank; evaluations and checkpoints are not counted
 };
 
 namespace train {
@@ -113,11 +114,14 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   auto const count = std::size_t(settings.batch * settings.sequence_length);
   std::vector<std::int32_t> tokens(count), targets(count);
   std::vector<double> seconds;
+  std::uint64_t sent = 0;
   fit_result result{.steps = trainer.steps()};
   while (trainer.steps() < o.steps) {
     auto const begin = std::chrono::steady_clock::now();
     sampler.fill(std::uint64_t(trainer.samples()), settings.batch, tokens, targets);
+    auto const sent_before = world.traffic().bytes();
     fit_event event{trainer.step(tokens, targets)};
+    sent += world.traffic().bytes() - sent_before;
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     event.total_steps = o.steps;
     event.tokens_per_second = double(count) / seconds.back();
@@ -136,6 +140,7 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
     if (event.validation_loss) result.validation_loss = *event.validation_loss;
   }
   if (metrics) write_loss_curve(out / "loss.svg", metrics->path());
+  if (!seconds.empty()) result.bytes_sent_per_step = double(sent) / double(seconds.size());
   double const typical = train::median(seconds);
   if (typical > 0) {
     result.tokens_per_second = double(count) / typical;

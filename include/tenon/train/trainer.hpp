@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -94,14 +95,16 @@ class trainer {
   trainer(world_type& world, train_options const& o) requires(Model::is_static) : trainer(world, Model::config, o) {}
   trainer(world_type& world, config_type const& c, train_options const& o)
       : shape(checked(c)), ranks(world, degrees(o.mesh)), settings(checked(c, o, ranks)),
-        net(Model::template network<typename set::arithmetic>(c)), exec(settings.threads),
+        whole(Model::template network<typename set::arithmetic>(c)), net(part_of(whole, ranks)), exec(settings.threads),
         plan(make_plan(settings, ranks)),
         work(parallel::make_program<schedule>(ranks.pipeline.size(), ranks.pipeline.rank(), int(settings.accumulate))) {
-    nn::binder<float const> describe(&whole);
-    net.bind(describe);
+    nn::binder<float const> describe(&whole_specs);
+    whole.bind(describe);
     int const stages = ranks.pipeline.size() * chunks_per_rank;
     for (int c = 0; c < chunks_per_rank; ++c)
       parts.emplace_back(*this, c * ranks.pipeline.size() + ranks.pipeline.rank(), stages);
+    if (std::same_as<typename set::context::exchange, ring> && ranks.context.size() > 1)
+      ring_stream.emplace(ranks.context);
     lay_out_samples();
   }
   trainer(trainer const&) = delete;
@@ -162,27 +165,13 @@ class trainer {
       throw argument_error("tenon::trainer::next_logits: needs 1 to " + std::to_string(shape.context) +
                            " tokens and room for " + std::to_string(shape.vocabulary) + " logits.");
     index_t const n = index_t(tokens.size());
-    std::vector<index_t> where(tokens.size()), ends{0, n};
-    for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i);
-    go_through(tokens, {where, ends, n, false}, [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
-      ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = matrix(logits.data(), 1, shape.vocabulary),
-                                                                    .a = rows_of(hidden, n - 1, 1),
-                                                                    .b = transposed(last.model.parameters().head)});
-    });
-    ranks.pipeline.broadcast(std::as_writable_bytes(logits), ranks.pipeline.size() - 1);
+    all_logits(tokens, n, n - 1, matrix(logits.data(), 1, shape.vocabulary));
   }
 
-  /// Logits of every position, for comparison with other implementations.
-  /// @shape tokens [n x sequence_length], logits [n x sequence_length, vocabulary]
-  void all_logits(std::span<std::int32_t const> tokens, matrix_view<float> logits) requires is_alone {
+  /// Logits of every position, on every rank. @shape tokens [n x sequence_length], logits [n x sequence_length, vocabulary]
+  void all_logits(std::span<std::int32_t const> tokens, matrix_view<float> logits) {
     check_tokens(tokens);
-    go_through(
-        tokens, layout_of(index_t(tokens.size()) / settings.sequence_length),
-        [&](part& last, pass_type&, matrix_view<value_type const> hidden) {
-          ops::gemm(exec, ops::gemm_args<float, value_type, value_type>{.c = logits,
-                                                                        .a = hidden,
-                                                                        .b = transposed(last.model.parameters().head)});
-        });
+    all_logits(tokens, settings.sequence_length, 0, logits);
   }
   /// Gradients as the last step left them (scaled by the loss scale under fp16); the layout of `parameter_list`.
   std::span<float const> last_gradients() const requires is_alone { return parts[0].model.last_gradients(); }
@@ -195,12 +184,12 @@ class trainer {
   void record(profile::rank_recorder* r) {
     exec.profiler = r ? &r->computation : nullptr;
     ranks.record(r ? &r->communication : nullptr);
-    for (auto& p : parts) p.model.record(r ? &r->background.emplace_back() : nullptr, exec.profiler);
+    for (auto& p : parts) p.model.record(r);
     if (r) r->rank = ranks.world.rank();
   }
   comm::mesh<world_type>& mesh() { return ranks; }
   /// The parameters of the whole model, wherever they are.
-  std::span<parameter_spec const> parameter_list() const { return whole; }
+  std::span<parameter_spec const> parameter_list() const { return whole_specs; }
   index_t parameter_count() const {
     index_t n = 0;
     for (auto const& s : parameter_list()) n += s.size();
@@ -215,7 +204,7 @@ class trainer {
   index_t steps() const { return steps_done; }
   /// Sequences trained on so far: the position in the data.
   index_t samples() const { return samples_done; }
-  double step_flops() const { return net.step_flops(double(settings.batch), double(settings.sequence_length)); }
+  double step_flops() const { return whole.step_flops(double(settings.batch), double(settings.sequence_length)); }
   /// Times that memory was asked from the system: constant after the first step.
   std::size_t system_allocations() {
     std::size_t n = exec.scratch().system_allocations();
@@ -350,10 +339,18 @@ class trainer {
             resolve(set::pipeline::degree, asked.pipeline, "pipeline"),
             resolve(set::expert::degree, asked.expert, "expert")};
   }
+  static network_type part_of(network_type part, comm::mesh<world_type> const& ranks) {
+    if (ranks.tensor.size() > 1) part.shard(ranks.tensor.rank(), ranks.tensor.size());
+    if (ranks.expert.size() > 1) part.shard_experts(ranks.expert.rank(), ranks.expert.size());
+    return part;
+  }
+  /// Gradients are added over ranks after every micro-batch.
+  static bool reduces_at_once(comm::mesh<world_type> const& ranks) {
+    return set::zero::stage >= 2 || ranks.context.size() > 1 || ranks.expert.size() > 1;
+  }
   static parallel::sample_plan make_plan(train_options const& o, comm::mesh<world_type> const& ranks) {
     int const groups = ranks.batch.size();
-    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(),
-            set::zero::stage >= 2 || ranks.context.size() > 1};
+    return {o.batch / (groups * o.accumulate), o.accumulate, groups, ranks.batch.rank(), reduces_at_once(ranks)};
   }
 
   static config_type checked(config_type const& c) {
@@ -380,11 +377,14 @@ class trainer {
       fail("a micro-batch of " + std::to_string(micro) + " sequences (batch " + std::to_string(o.batch) + " over " +
            cut + ") with context=" + std::to_string(n) + ", whose ranks hold parts of one sequence. Fix: accumulate " +
            std::to_string(o.batch / groups) + ".");
-    if ((set::zero::stage >= 2 || ranks.context.size() > 1) && o.accumulate > 1 && !is_power_of_two(groups * micro))
-      fail("zero<2>, zero<3> and context add gradients over ranks before they accumulate, and the " +
+    if (reduces_at_once(ranks) && o.accumulate > 1 && !is_power_of_two(groups * micro))
+      fail("zero<2>, zero<3>, context and expert add gradients over ranks before they accumulate, and the " +
            std::to_string(groups * micro) +
            " sequences of a micro-batch on all ranks are no node of the summation tree. "
-           "Fix: a power of two, accumulate 1, or zero<1> without context.");
+           "Fix: a power of two, accumulate 1, or zero<1> without context and expert.");
+    if (int const n = ranks.expert.size(); n > 1 && ranks.data.size() > 1 && !is_power_of_two(n * micro))
+      fail("expert=" + std::to_string(n) + " brings " + std::to_string(n * micro) +
+           " sequences to each expert, which is no node of the summation tree. Fix: expert a power of two, or data=1.");
     if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
       fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
            " stages of the pipeline. Fix: at most one stage per layer.");
@@ -416,6 +416,7 @@ class trainer {
     pass.cuts_sequences = where.cut;
     if constexpr (std::same_as<typename set::context::exchange, all_to_all>)
       pass.exchange = nn::context_exchange::all_to_all;
+    else if (ring_stream) pass.context_stream = &*ring_stream;
     return pass;
   }
   pass_type training_pass(part& p, flight& f, float sequence_scale) {
@@ -423,7 +424,7 @@ class trainer {
     pass.training = pass.hooks.writes_gradients = true;
     pass.first_sample = std::uint64_t(samples_done + plan.number(f.micro_batch) * plan.micro);
     pass.auxiliary_scale = sequence_scale;
-    pass.auxiliary_loss = &sums.auxiliary;
+    pass.auxiliary_loss = counts_losses() ? &sums.auxiliary : nullptr;
     return pass;
   }
   /// The tokens of a micro-batch that are this rank's, of all that a step has.
@@ -571,6 +572,18 @@ class trainer {
     }
     for (auto& p : parts) p.land(p.of(0));
   }
+  /// Logits behind the tokens from number `first` on; every context rank goes through whole sequences.
+  void all_logits(std::span<std::int32_t const> tokens, index_t length, index_t first, matrix_view<float> logits) {
+    std::vector<index_t> where(tokens.size()), ends;
+    for (std::size_t i = 0; i < where.size(); ++i) where[i] = index_t(i) % length;
+    for (index_t end = 0; end <= index_t(tokens.size()); end += length) ends.push_back(end);
+    go_through(tokens, {where, ends, length, false},
+               [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
+                 last.net.logits(pass, last.model.parameters(), rows_of(hidden, first, logits.extent(0)), logits);
+               });
+    ranks.pipeline.broadcast(std::as_writable_bytes(std::span(logits.data(), std::size_t(logits.size()))),
+                             ranks.pipeline.size() - 1);
+  }
   void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t samples,
                       exact_sum* sum) {
     go_through(tokens, layout_of(samples), [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
@@ -579,7 +592,10 @@ class trainer {
       if (sum) add_losses(targets, losses, *sum);
     });
   }
-  static void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) {
+  /// Of the tensor ranks, which all have the same losses, one adds them.
+  bool counts_losses() const { return ranks.tensor.rank() == 0; }
+  void add_losses(std::span<std::int32_t const> targets, float const* losses, exact_sum& sum) const {
+    if (!counts_losses()) return;
     for (std::size_t t = 0; t < targets.size(); ++t)
       if (targets[t] >= 0) sum.add(double(losses[t]));
   }
@@ -618,12 +634,13 @@ class trainer {
   config_type shape;
   comm::mesh<world_type> ranks;
   train_options settings;
-  network_type net;
+  network_type whole, net;  ///< the model, and what of it this rank has
+  std::vector<parameter_spec> whole_specs;
   context_type exec;
   parallel::sample_plan plan;
   parallel::program work;
-  std::vector<parameter_spec> whole;
   std::deque<part> parts;
+  std::optional<comm::stream<world_type>> ring_stream;  ///< on which keys travel under ring attention
   std::vector<index_t> positions, begins;
   struct {
     exact_sum loss, auxiliary, squares;

@@ -59,6 +59,7 @@ struct attention_backward_scratch {
 template <class T>
 struct attention_backward_shared {
   attention_backward_args<T> const& args;
+  attention_call<attention_backward_args<T>> call;
   float* delta;                   ///< [query_heads][tokens]
   std::atomic<int>* blocks_done;  ///< of each tile of queries and query head: how many of its blocks of keys are in dq
   index_t* first_tile;            ///< of each sequence, among all tiles
@@ -66,7 +67,7 @@ struct attention_backward_shared {
   index_t all_tiles = 0, most_leaves = 0;
 
   template <class Memory>
-  attention_backward_shared(Memory& memory, attention_backward_args<T> const& given) : args(given) {
+  attention_backward_shared(Memory& memory, attention_backward_args<T> const& given) : args(given), call(given) {
     auto const& o = args.options;
     for (index_t s = 0; s < sequences(); ++s) {
       all_tiles += tiles(s);
@@ -76,16 +77,17 @@ struct attention_backward_shared {
     delta = memory.template allocate<float>(rows);
     blocks_done = memory.template allocate<std::atomic<int>>(all_tiles * o.query_heads);
     first_tile = memory.template allocate<index_t>(sequences());
-    dq = in_place(o) ? nullptr : memory.template allocate<float>(rows * round_up(o.head_width, lanes));
+    bool const own = !in_place(o) && !args.part.length;
+    dq = own ? memory.template allocate<float>(rows * round_up(o.head_width, lanes)) : args.part.carried;
   }
   void begin() {
     for (index_t i = 0; i < all_tiles * args.options.query_heads; ++i) std::construct_at(blocks_done + i, 0);
     index_t next = 0;
     for (index_t s = 0; s < sequences(); next += tiles(s++)) first_tile[s] = next;
   }
-  index_t sequences() const { return index_t(args.sequence_begins.size()) - 1; }
+  index_t sequences() const { return index_t(call.query_begins().size()) - 1; }
   index_t length(index_t s) const {
-    return args.sequence_begins[std::size_t(s) + 1] - args.sequence_begins[std::size_t(s)];
+    return call.query_begins()[std::size_t(s) + 1] - call.query_begins()[std::size_t(s)];
   }
   /// Tiles of queries of a sequence; none has queries of two leaves.
   index_t tiles(index_t s) const {
@@ -93,15 +95,17 @@ struct attention_backward_shared {
     return length(s) / leaf * tiles_per_leaf() + ceil_div(length(s) % leaf, attention_tile::queries);
   }
   /// dq can hold the sums when it is fp32 and whole vectors fit into a head.
-  static bool in_place(attention_options const& o) { return std::is_same_v<T, float> && o.head_width % lanes == 0; }
+  static bool in_place(attention_options const& o) { return attention_backward_carried<T>(o, 1) == 0; }
   index_t tiles_per_leaf() const { return ceil_div(args.options.query_leaf, attention_tile::queries); }
 };
 
 /// A few blocks of keys of one KV head of one sequence.
 struct attention_key_item {
   attention_visibility visible;
-  index_t sequence, token;  ///< the sequence, and the token it begins at
-  index_t key, keys;        ///< positions [key, key + keys)
+  attention_extent extent;  ///< what is here
+  index_t sequence;
+  index_t query_token, key_token;  ///< the rows of q and of k that position 0 has, or would have
+  index_t key, keys;               ///< positions [key, key + keys)
   int kv_head;
   index_t blocks() const { return ceil_div(keys, attention_key_block); }
   index_t block_keys(index_t b) const { return std::min(attention_key_block, keys - b * attention_key_block); }
@@ -190,7 +194,7 @@ void attention_backward_queries(attention_backward_shared<T> const& shared, atte
                                 attention_backward_scratch& s) {
   auto const& a = shared.args;
   auto const& o = a.options;
-  index_t const row = item.token + block.query;
+  index_t const row = item.query_token + block.query;
   T* const target = &a.dq(row, head * index_t(o.head_width));
   float* sums = shared.dq + (head * a.q.extent(0) + row) * s.padded;
   index_t stride = s.padded;
@@ -198,8 +202,10 @@ void attention_backward_queries(attention_backward_shared<T> const& shared, atte
     if (shared.in_place(o)) sums = target, stride = a.dq.stride(0);
   auto const blocks = attention_key_blocks(block.visible, block.query, block.queries);
   int const before = int(block.key / attention_key_block - blocks.begin);
+  int const earlier =
+      int(std::max<index_t>(0, attention_key_blocks(item.extent).begin - blocks.begin));  // calls' blocks
   auto& done = shared.blocks_done[(shared.first_tile[item.sequence] + tile) * o.query_heads + head];
-  attention_wait(done, before);
+  attention_wait(done, before - earlier);
   attention_row_groups(block.queries, [&](index_t q, index_t rows) {
     auto const keys = block.keys_of(q, rows);
     attention_rows_product<attention_operand::by_row>(
@@ -208,7 +214,7 @@ void attention_backward_queries(attention_backward_shared<T> const& shared, atte
   });
   if (before + 1 == blocks.end - blocks.begin)
     attention_unpack(sums, stride, block.queries, index_t(o.head_width), target, a.dq.stride(0));
-  done.store(before + 1, std::memory_order_release);
+  done.store(before + 1 - earlier, std::memory_order_release);
   done.notify_all();
 }
 
@@ -217,7 +223,7 @@ template <class T>
 void attention_backward_tile(attention_backward_shared<T> const& shared, attention_key_item const& item, index_t head,
                              index_t tile, index_t query, index_t queries, attention_backward_scratch& s) {
   auto const& a = shared.args;
-  index_t const width = a.options.head_width, row = item.token + query;
+  index_t const width = a.options.head_width, row = item.query_token + query;
   if (attention_block{item.visible, query, queries, item.key, item.keys}.keys_of(0, queries).empty()) return;
   attention_pack(&a.q(row, head * width), a.q.stride(0), queries, width, s.q, s.padded);
   attention_pack(&a.d_out(row, head * width), a.d_out.stride(0), queries, width, s.d_out, s.padded);
@@ -226,10 +232,10 @@ void attention_backward_tile(attention_backward_shared<T> const& shared, attenti
     s.delta[q] = shared.delta[head * a.q.extent(0) + row + q];
   }
   index_t const after = query + queries, steps = item.blocks() * ceil_div(queries, attention_tile::rows);
-  attention_prefetch ahead(std::min(attention_tile::queries, item.visible.length - after), steps);
-  ahead.set(0, a.q, item.token + after, head * width, width);
-  ahead.set(1, a.d_out, item.token + after, head * width, width);
-  ahead.set(2, a.dq, item.token + after, head * width, width);
+  attention_prefetch ahead(std::min(attention_tile::queries, item.extent.query_end - after), steps);
+  ahead.set(0, a.q, row + queries, head * width, width);
+  ahead.set(1, a.d_out, row + queries, head * width, width);
+  ahead.set(2, a.dq, row + queries, head * width, width);
   for (index_t b = 0; b < item.blocks(); ++b) {
     attention_block const block{item.visible, query, queries, item.key + b * attention_key_block, item.block_keys(b)};
     if (block.keys_of(0, queries).empty()) continue;
@@ -242,13 +248,13 @@ void attention_backward_tile(attention_backward_shared<T> const& shared, attenti
   }
 }
 
-/// One leaf of dk and dv of all blocks of an item: for each query head of the group, its queries in order.
+/// One leaf (of those here) of dk and dv of all blocks of an item: for each query head of the group, its queries in order.
 template <class T>
 void attention_backward_leaf(attention_backward_shared<T> const& shared, attention_key_item const& item, index_t leaf,
                              attention_backward_scratch& s) {
   auto const& o = shared.args.options;
-  index_t const group = o.query_heads / o.kv_heads, begin = leaf * o.query_leaf;
-  index_t const end = std::min(begin + o.query_leaf, item.visible.length);
+  index_t const group = o.query_heads / o.kv_heads, begin = item.extent.query_begin + leaf * o.query_leaf;
+  index_t const end = std::min(begin + o.query_leaf, item.extent.query_end);
   for (index_t b = 0; b < item.blocks(); ++b) s.blocks[b].leaf = nullptr;
   for (index_t h = 0; h < group; ++h) {
     index_t tile = leaf * shared.tiles_per_leaf();
@@ -263,7 +269,7 @@ void attention_backward_item(attention_backward_shared<T> const& shared, attenti
                              attention_backward_scratch& s) {
   auto const& a = shared.args;
   auto const& o = a.options;
-  index_t const width = o.head_width, column = item.kv_head * width, row = item.token + item.key;
+  index_t const width = o.head_width, column = item.kv_head * width, row = item.key_token + item.key;
   auto const combine = [&](attention_gradient_node& left, attention_gradient_node const& right) {
     if (!right.values) return;
     if (!left.values) {
@@ -280,16 +286,26 @@ void attention_backward_item(attention_backward_shared<T> const& shared, attenti
     attention_pack_transposed(&a.k(first, column), a.k.stride(0), keys, width, s.blocks[b].k_columns);
     attention_pack_transposed(&a.v(first, column), a.v.stride(0), keys, width, s.blocks[b].v_columns);
   }
-  for (index_t leaf = 0; leaf < ceil_div(item.visible.length, o.query_leaf); ++leaf) {
+  index_t const leaves = ceil_div(item.extent.query_end - item.extent.query_begin, o.query_leaf);
+  for (index_t leaf = 0; leaf < leaves; ++leaf) {
     attention_backward_leaf(shared, item, leaf, s);
     for (index_t b = 0; b < item.blocks(); ++b) s.blocks[b].leaves.push({s.blocks[b].leaf}, combine);
   }
   for (index_t b = 0; b < item.blocks(); ++b) {
-    float* const dk = s.blocks[b].leaves.finish(combine).values;
+    float* dk = s.blocks[b].leaves.finish(combine).values;
+    if (!dk) {  // no query here sees these keys
+      dk = s.spare[--s.spares];
+      std::fill_n(dk, s.gradient_size(), 0.0f);
+    }
     float* const dv = dk + attention_backward_scratch::keys * s.padded;
     index_t const first = row + b * attention_key_block, keys = item.block_keys(b);
-    attention_unpack(dk, s.padded, keys, width, &a.dk(first, column), a.dk.stride(0));
-    attention_unpack(dv, s.padded, keys, width, &a.dv(first, column), a.dv.stride(0));
+    auto const write = [&](auto to_dk, auto to_dv) {
+      attention_unpack(dk, s.padded, keys, width, &to_dk(first, column), to_dk.stride(0));
+      attention_unpack(dv, s.padded, keys, width, &to_dv(first, column), to_dv.stride(0));
+    };
+    if (a.part.length)
+      write(columns_of(a.d_keys, 0, o.kv_heads * width), columns_of(a.d_keys, o.kv_heads * width, o.kv_heads * width));
+    else write(a.dk, a.dv);
     s.spare[s.spares++] = dk;
   }
 }
@@ -314,15 +330,16 @@ void attention_delta(exec::host_context& ctx, attention_backward_args<T> const& 
 
 /// d_sinks += minus the sum over all queries of (the sink's share of the softmax) * delta.
 template <class T>
-void attention_sink_gradients(exec::host_context& ctx, attention_backward_args<T> const& a, float const* delta) {
+void attention_sink_gradients(exec::host_context& ctx, attention_backward_args<T> const& a,
+                              std::span<index_t const> begins, float const* delta) {
   auto const& o = a.options;
   auto const add = [](float& left, float right) { left = left + right; };
   ctx.pool().for_each(o.query_heads, [&](index_t h) {
     tree<float> sum;
-    for (std::size_t s = 0; s + 1 < a.sequence_begins.size(); ++s)
-      for (index_t first = a.sequence_begins[s]; first < a.sequence_begins[s + 1]; first += o.query_leaf) {
+    for (std::size_t s = 0; s + 1 < begins.size(); ++s)
+      for (index_t first = begins[s]; first < begins[s + 1]; first += o.query_leaf) {
         float chain = 0;
-        for (index_t t = first; t < std::min(first + o.query_leaf, a.sequence_begins[s + 1]); ++t)
+        for (index_t t = first; t < std::min(first + o.query_leaf, begins[s + 1]); ++t)
           chain = std::fma(-simd::exp(a.sinks[h] - a.log_sum_exp(h, t)), delta[h * a.q.extent(0) + t], chain);
         sum.push(chain, add);
       }
@@ -344,19 +361,21 @@ struct kernel_for<attention_backward_t, device::host> {
     detail::check_attention_gradients(a);
     arena_scope scope(ctx.scratch());
     detail::attention_backward_shared<T> shared(ctx.scratch(), a);
-    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.kv_heads, ctx.pool().size());
+    index_t const in_unit = detail::attention_blocks_in_unit(shared.call.key_begins(), o.kv_heads, ctx.pool().size());
     auto* const scratch = ctx.scratch().allocate<detail::attention_backward_scratch>(ctx.pool().size());
     for (int t = 0; t < ctx.pool().size(); ++t)
       std::construct_at(scratch + t, ctx.scratch(), o.head_width, shared.most_leaves, in_unit);
     shared.begin();
     detail::attention_delta(ctx, a, shared.delta);
-    if (a.sinks && a.d_sinks) detail::attention_sink_gradients(ctx, a, shared.delta);
+    if (a.sinks && a.d_sinks) detail::attention_sink_gradients(ctx, a, shared.call.query_begins(), shared.delta);
     auto const work = [&](detail::attention_unit const& u, int thread) {
+      auto const e = shared.call.extent(u.length);
       detail::attention_key_item const item{
-          {o.causal, o.window, u.length}, u.sequence, u.token, u.first, u.count, int(u.repeat)};
+          {o.causal, o.window, e.length}, e,       u.sequence,   u.token - e.query_begin, u.token - e.key_begin,
+          e.key_begin + u.first,          u.count, int(u.repeat)};
       detail::attention_backward_item(shared, item, scratch[thread]);
     };
-    detail::attention_for_each_unit(ctx.pool(), a.sequence_begins, in_unit, o.kv_heads, false, work);
+    detail::attention_for_each_unit(ctx.pool(), shared.call.key_begins(), in_unit, o.kv_heads, false, work);
   }
   /// Bytes that `run` takes from the context's scratch memory.
   template <class T>
@@ -364,7 +383,7 @@ struct kernel_for<attention_backward_t, device::host> {
     auto const& o = a.options;
     detail::attention_memory_count count;
     detail::attention_backward_shared<T> const shared(count, a);
-    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.kv_heads, threads);
+    index_t const in_unit = detail::attention_blocks_in_unit(shared.call.key_begins(), o.kv_heads, threads);
     count.allocate<detail::attention_backward_scratch>(threads);
     for (int t = 0; t < threads; ++t)
       detail::attention_backward_scratch(count, o.head_width, shared.most_leaves, in_unit);

@@ -46,8 +46,9 @@ struct attention_forward_scratch {
 /// A few tiles of queries of one head, one after another.
 struct attention_query_item {
   attention_visibility visible;
-  index_t token;           ///< of the sequence's beginning
-  index_t query, queries;  ///< positions [query, query + queries)
+  attention_interval key_blocks;   ///< that are here
+  index_t query_token, key_token;  ///< the rows of q and of k that position 0 has, or would have
+  index_t query, queries;          ///< positions [query, query + queries)
   int head, kv_head;
   index_t tiles() const { return ceil_div(queries, attention_tile::queries); }
   /// Tile `t` against block `b` of keys.
@@ -149,13 +150,20 @@ inline void attention_forward_block(attention_options const& o, attention_block 
   });
 }
 
-/// Q and the state before the first key.
+/// Q, and the state before the first key unless an earlier call left one.
 template <class T>
 void attention_forward_begin(attention_forward_args<T> const& a, attention_query_item const& item, index_t t,
-                             attention_query_state const& s) {
-  index_t const first = t * attention_tile::queries, width = a.options.head_width;
-  attention_pack_transposed(&a.q(item.token + item.query + first, item.head * width), a.q.stride(0),
-                            std::min(attention_tile::queries, item.queries - first), width, s.q);
+                             attention_query_state& s) {
+  index_t const position = item.query + t * attention_tile::queries, row = item.query_token + position;
+  index_t const queries = std::min(attention_tile::queries, item.query + item.queries - position);
+  index_t const width = a.options.head_width;
+  attention_pack_transposed(&a.q(row, item.head * width), a.q.stride(0), queries, width, s.q);
+  if (a.part.carried) {
+    index_t const rows = round_up(a.q.extent(0), attention_tile::queries);
+    float* const of_head = a.part.carried + item.head * rows * (s.padded + 2);
+    s.maximum = of_head + row, s.sum = of_head + rows + row, s.out = of_head + 2 * rows + row * s.padded;
+  }
+  if (attention_key_blocks(item.visible, position, queries).begin < item.key_blocks.begin) return;
   for (index_t i = 0; i < attention_tile::queries; ++i) {
     s.maximum[i] = a.sinks ? a.sinks[item.head] : -std::numeric_limits<float>::infinity();
     s.sum[i] = a.sinks ? 1.0f : 0.0f;
@@ -166,7 +174,7 @@ template <class T>
 void attention_forward_end(attention_forward_args<T> const& a, attention_query_item const& item, index_t t,
                            attention_query_state const& s) {
   index_t const first = t * attention_tile::queries, width = a.options.head_width;
-  index_t const row = item.token + item.query + first,
+  index_t const row = item.query_token + item.query + first,
                 queries = std::min(attention_tile::queries, item.queries - first);
   for (index_t c = 0; c < queries; c += lanes) {
     float log_sum_exp[lanes];
@@ -186,25 +194,30 @@ template <class T>
 void attention_forward_item(attention_forward_args<T> const& a, attention_query_item const& item,
                             attention_forward_scratch& s) {
   index_t const column = item.kv_head * index_t(a.options.head_width);
-  for (index_t t = 0; t < item.tiles(); ++t) attention_forward_begin(a, item, t, s.tiles[t]);
-  auto const all = attention_key_blocks(item.visible, item.query, item.queries);
+  auto const all = attention_key_blocks(item.visible, item.query, item.queries).within(item.key_blocks);
+  if (all.begin >= all.end) return;
+  attention_query_state tiles[attention_tile::most_in_unit];
+  for (index_t t = 0; t < item.tiles(); ++t) attention_forward_begin(a, item, t, tiles[t] = s.tiles[t]);
   index_t const steps = item.tiles() * ceil_div(attention_key_block, attention_tile::rows);
+  auto const seen_by = [&](attention_block const& b) { return attention_key_blocks(b.visible, b.query, b.queries); };
   for (index_t b = all.begin; b < all.end; ++b) {
     auto const [key, keys] = std::pair(item.block(0, b).key, item.block(0, b).keys);
-    attention_pack(&a.k(item.token + key, column), a.k.stride(0), keys, a.options.head_width, s.k, s.padded);
-    attention_pack(&a.v(item.token + key, column), a.v.stride(0), keys, a.options.head_width, s.v, s.padded);
-    index_t const width = a.options.head_width, after = key + keys;
+    index_t const row = item.key_token + key, width = a.options.head_width, after = key + keys;
+    attention_pack(&a.k(row, column), a.k.stride(0), keys, width, s.k, s.padded);
+    attention_pack(&a.v(row, column), a.v.stride(0), keys, width, s.v, s.padded);
     attention_prefetch ahead(b + 1 < all.end ? std::min(attention_key_block, item.visible.length - after) : 0, steps);
-    ahead.set(0, a.k, item.token + after, column, width);
-    ahead.set(1, a.v, item.token + after, column, width);
+    ahead.set(0, a.k, row + keys, column, width);
+    ahead.set(1, a.v, row + keys, column, width);
     for (index_t t = 0; t < item.tiles(); ++t) {
       auto const block = item.block(t, b);
-      auto const own = attention_key_blocks(item.visible, block.query, block.queries);
+      auto const own = seen_by(block);
       if (own.begin <= b && b < own.end)
-        attention_forward_block(a.options, block, b == own.begin, s.k, s.v, s.tiles[t], ahead);
+        attention_forward_block(a.options, block, b == own.begin, s.k, s.v, tiles[t], ahead);
     }
   }
-  for (index_t t = 0; t < item.tiles(); ++t) attention_forward_end(a, item, t, s.tiles[t]);
+  for (index_t t = 0; t < item.tiles(); ++t)
+    if (auto const last = seen_by(item.block(t, 0)).end - 1; all.begin <= last && last < all.end)
+      attention_forward_end(a, item, t, tiles[t]);
 }
 
 }  // namespace tenon::ops::detail
@@ -219,26 +232,31 @@ struct kernel_for<attention_forward_t, device::host> {
     detail::check_attention(a);
     auto const& o = a.options;
     arena_scope scope(ctx.scratch());
-    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.query_heads, ctx.pool().size());
+    detail::attention_call const call(a);
+    index_t const in_unit = detail::attention_blocks_in_unit(call.query_begins(), o.query_heads, ctx.pool().size());
     auto* const scratch = ctx.scratch().allocate<detail::attention_forward_scratch>(ctx.pool().size());
     for (int t = 0; t < ctx.pool().size(); ++t) std::construct_at(scratch + t, ctx.scratch(), o.head_width, in_unit);
     auto const work = [&](detail::attention_unit const& u, int thread) {
-      detail::attention_query_item const item{{o.causal, o.window, u.length},
-                                              u.token,
-                                              u.first,
+      auto const e = call.extent(u.length);
+      detail::attention_query_item const item{{o.causal, o.window, e.length},
+                                              detail::attention_key_blocks(e),
+                                              u.token - e.query_begin,
+                                              u.token - e.key_begin,
+                                              e.query_begin + u.first,
                                               u.count,
                                               int(u.repeat),
                                               int(u.repeat) / (o.query_heads / o.kv_heads)};
       detail::attention_forward_item(a, item, scratch[thread]);
     };
-    detail::attention_for_each_unit(ctx.pool(), a.sequence_begins, in_unit, o.query_heads, true, work);
+    detail::attention_for_each_unit(ctx.pool(), call.query_begins(), in_unit, o.query_heads, true, work);
   }
   /// Bytes that `run` takes from the context's scratch memory.
   template <class T>
   static std::size_t scratch_bytes(attention_forward_args<T> const& a, int threads) {
     auto const& o = a.options;
     detail::attention_memory_count count;
-    index_t const in_unit = detail::attention_blocks_in_unit(a.sequence_begins, o.query_heads, threads);
+    index_t const in_unit =
+        detail::attention_blocks_in_unit(detail::attention_call(a).query_begins(), o.query_heads, threads);
     count.allocate<detail::attention_forward_scratch>(threads);
     for (int t = 0; t < threads; ++t) detail::attention_forward_scratch(count, o.head_width, in_unit);
     return count.bytes;

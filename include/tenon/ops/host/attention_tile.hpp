@@ -113,6 +113,7 @@ TENON_ALWAYS_INLINE void attention_row_groups(index_t rows, Function&& function)
 struct attention_interval {
   index_t begin, end;
   bool empty() const { return begin == end; }
+  attention_interval within(attention_interval o) const { return {std::max(begin, o.begin), std::min(end, o.end)}; }
   /// What lies in [0, extent); {0, 0} when that is nothing.
   attention_interval within(index_t extent) const {
     attention_interval const i{std::max<index_t>(begin, 0), std::min(end, extent)};
@@ -143,6 +144,28 @@ struct attention_block {
 /// The blocks of keys that queries [first, first + count) see, as block numbers: never empty.
 inline attention_interval attention_key_blocks(attention_visibility const& v, index_t first, index_t count) {
   return {v.keys_begin(first) / attention_key_block, ceil_div(v.keys_end(first + count - 1), attention_key_block)};
+}
+
+/// What a call is about: whole sequences, or a part of one.
+template <class Args>
+struct attention_call {
+  Args const& args;
+  index_t rows_of_part[2], keys_of_part[2];
+
+  explicit attention_call(Args const& a) : args(a), rows_of_part{0, a.q.extent(0)}, keys_of_part{0, a.k.extent(0)} {}
+  attention_call(attention_call const&) = delete;
+  attention_call& operator=(attention_call const&) = delete;
+  /// Where the queries, and the keys, of each sequence begin.
+  std::span<index_t const> query_begins() const { return args.part.length ? rows_of_part : args.sequence_begins; }
+  std::span<index_t const> key_begins() const { return args.part.length ? keys_of_part : args.sequence_begins; }
+  /// Of a sequence whose rows here are `rows` many.
+  attention_extent extent(index_t rows) const {
+    return args.part.length ? extent_of_part(args) : attention_extent{rows, 0, rows, 0, rows};
+  }
+};
+/// The blocks of keys that are here, as block numbers.
+inline attention_interval attention_key_blocks(attention_extent const& e) {
+  return {e.key_begin / attention_key_block, ceil_div(e.key_end, attention_key_block)};
 }
 
 /// Asks for rows of up to three matrices a few at a time, between the products that come before they are needed: read

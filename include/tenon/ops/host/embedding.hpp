@@ -22,15 +22,16 @@ struct row_groups {
   index_t token(index_t i) const { return index_t(keys[i] & 0xffffffffu); }
 };
 
-/// Radix sort by row, eleven bits a pass; stable, so that tokens of a row stay in order. Takes scratch of the caller's
-/// scope.
-inline row_groups group_by_row(arena& scratch, std::span<std::int32_t const> tokens, index_t table_rows) {
-  index_t const n = index_t(tokens.size());
-  std::uint64_t* keys = scratch.allocate<std::uint64_t>(n);
-  std::uint64_t* other = scratch.allocate<std::uint64_t>(n);
-  index_t* const begins = scratch.allocate<index_t>(n + 1);
-  for (index_t i = 0; i < n; ++i)
-    keys[i] = std::uint64_t(std::uint32_t(tokens[std::size_t(i)])) << 32 | std::uint32_t(i);
+/// Tokens of rows [first_row, first_row + table_rows) by row, from first_row on. Radix sort, eleven bits a pass; stable,
+/// so that tokens of a row stay in order. Takes scratch of the caller's scope.
+inline row_groups group_by_row(arena& scratch, std::span<std::int32_t const> tokens, index_t first_row,
+                               index_t table_rows) {
+  std::uint64_t* keys = scratch.allocate<std::uint64_t>(index_t(tokens.size()));
+  std::uint64_t* other = scratch.allocate<std::uint64_t>(index_t(tokens.size()));
+  index_t* const begins = scratch.allocate<index_t>(index_t(tokens.size()) + 1);
+  index_t n = 0;
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    if (index_t const r = tokens[i] - first_row; r >= 0 && r < table_rows) keys[n++] = std::uint64_t(r) << 32 | i;
   constexpr int digit_bits = 11;
   int const row_bits = int(std::bit_width(std::uint64_t(std::max<index_t>(table_rows, 1) - 1)));
   for (int shift = 32; shift < 32 + row_bits; shift += digit_bits) {
@@ -113,8 +114,8 @@ inline void require_rows(std::span<std::int32_t const> tokens, index_t rows, cha
 
 template <>
 struct kernel_for<embedding_forward_t, device::host> {
-  template <class T>
-  static void run(exec::host_context& ctx, embedding_forward_args<T> const& a) {
+  template <class T, class Out>
+  static void run(exec::host_context& ctx, embedding_forward_args<T, Out> const& a) {
     index_t const rows = a.out.extent(0), cols = a.out.extent(1);
     bool const positioned = !a.position_table.empty();
     detail::require(index_t(a.tokens.size()) == rows && detail::same_shape(a.out, rows, cols) &&
@@ -122,7 +123,8 @@ struct kernel_for<embedding_forward_t, device::host> {
                         (!positioned || (detail::same_shape(a.position_table, a.position_table.extent(0), cols) &&
                                          index_t(a.positions.size()) == rows)),
                     "tenon::embedding_forward: shapes differ. Fix: tokens [t], table [v,c], positions [t], out [t,c].");
-    detail::require_rows(a.tokens, a.table.extent(0),
+    index_t const held = a.table.extent(0);
+    detail::require_rows(a.tokens, a.vocabulary > 0 ? a.vocabulary : held,
                          "tenon::embedding_forward: a token is not in the table. Fix: the tokenizer of this model.");
     if (positioned)
       for (index_t const p : a.positions)
@@ -131,11 +133,12 @@ struct kernel_for<embedding_forward_t, device::host> {
     auto const scale = simd::broadcast(a.scale);
     ctx.pool().for_range(rows, detail::piece_rows(cols), [&](index_t begin, index_t end) {
       for (index_t r = begin; r < end; ++r) {
-        T const* const from = detail::row(a.table, a.tokens[std::size_t(r)]);
+        index_t const token = a.tokens[std::size_t(r)] - a.first_row;
+        T const* const from = token >= 0 && token < held ? detail::row(a.table, token) : nullptr;
         T const* const at = positioned ? detail::row(a.position_table, a.positions[std::size_t(r)]) : nullptr;
-        T* const out = detail::row(a.out, r);
+        Out* const out = detail::row(a.out, r);
         detail::for_lanes(0, cols, [&](index_t j, int n) TENON_INLINE_LAMBDA {
-          auto const v = simd::load(from + j, n);
+          auto const v = from ? simd::load(from + j, n) : simd::broadcast(-0.0f);
           simd::store(out + j, at ? simd::fma(v, scale, simd::load(at + j, n)) : v * scale, n);
         });
       }
@@ -151,7 +154,7 @@ struct kernel_for<embedding_backward_t, device::host> {
     detail::require(index_t(a.tokens.size()) == tokens && detail::same_shape(a.d_out, tokens, cols) &&
                         detail::same_shape(a.d_table, table_rows, cols),
                     "tenon::embedding_backward: shapes differ. Fix: tokens [t], d_out [t,c], d_table [v,c].");
-    detail::require_rows(a.tokens, table_rows,
+    detail::require_rows(a.tokens, a.vocabulary > 0 ? a.vocabulary : table_rows,
                          "tenon::embedding_backward: a token is not in the table. Fix: the same tokens as forward.");
     if (!a.accumulate)
       ctx.pool().for_range(table_rows, detail::piece_rows(cols), [&](index_t begin, index_t end) {
@@ -159,7 +162,7 @@ struct kernel_for<embedding_backward_t, device::host> {
           std::fill(detail::row(a.d_table, r), detail::row(a.d_table, r) + cols, 0.0f);
       });
     arena_scope scope(ctx.scratch());
-    auto const groups = detail::group_by_row(ctx.scratch(), a.tokens, table_rows);
+    auto const groups = detail::group_by_row(ctx.scratch(), a.tokens, a.first_row, table_rows);
     index_t const leaf = detail::leaf_length(a.leaf, tokens);
     int const threads = ctx.pool().size();
     // Many rows: whole rows. Few (bytes, positions of one sequence): columns are shared out, too.

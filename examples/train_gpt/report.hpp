@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file What a run reads and prints, whatever its types.
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "arguments.hpp"
+
+namespace train_gpt {
+
+/// Files as they are; of folders every text file below, in the order of their names.
+std::vector<std::string> text_files(std::vector<std::string> const& given);
+
+void print_sample(std::string const& text, char const* when);
+
+/// The last words of a run: as JSON if asked to, else for people.
+void print_summary(arguments const& a, nlohmann::ordered_json const& summary);
+
+}  // namespace train_gpt
