@@ -35,6 +35,8 @@ struct train_options {
   float clip = 1.0f;  ///< largest gradient norm; 0: no clipping
   std::uint64_t seed = 1;
   int threads = 0;  ///< of each rank; 0: the processors, shared among the ranks of this process; no bit depends on it
+  std::string
+      offload_folder{};     ///< for memory::offload<file_backed>, on a disk; empty: the system's for temporary files
   comm::mesh_shape mesh{};  ///< degrees of the axes that are `dynamic` in the line of types
 };
 
@@ -290,7 +292,8 @@ class trainer {
     part(trainer& t, int stage, int stages)
         : net(t.net.stage(first_layer(t, stage, stages),
                           first_layer(t, stage + 1, stages) - first_layer(t, stage, stages))),
-          model(t.exec, net, t.ranks, t.plan, t.settings.seed) {}
+          model(t.exec, net, t.ranks, t.plan, t.settings.seed, t.settings.offload_folder),
+          offload_folder(t.settings.offload_folder) {}
     static index_t first_layer(trainer const& t, int stage, int stages) { return t.shape.layers * stage / stages; }
     /// The flight of a micro-batch; a new one when there is none.
     flight& of(index_t micro_batch) {
@@ -298,8 +301,11 @@ class trainer {
         if (f.micro_batch == micro_batch) return f;
       for (auto& f : flights)
         if (f.micro_batch == flight::none) return f.micro_batch = micro_batch, f;
-      flights.emplace_back().micro_batch = micro_batch;
-      return flights.back();
+      flight& made = flights.emplace_back();
+      if constexpr (memory::has_activations_in_file<typename set::memory>)
+        made.memory.take_blocks_from([this](std::size_t bytes) { return file_block(bytes, offload_folder); });
+      made.micro_batch = micro_batch;
+      return made;
     }
     /// Ends a flight, unless something is left to do.
     void land(flight& f) {
@@ -310,6 +316,7 @@ class trainer {
     }
     network_type net;
     rank_state model;
+    std::string const& offload_folder;
     std::deque<flight> flights;
   };
   /// Where tokens lie in their sequences.
@@ -414,6 +421,7 @@ class trainer {
                    0,     settings.seed, std::uint64_t(steps_done), false,        {&p.model},
                    &ranks};
     pass.cuts_sequences = where.cut;
+    if constexpr (memory::has_activations_in_file<typename set::memory>) pass.hooks.offloaded = &f.memory;
     if constexpr (std::same_as<typename set::context::exchange, all_to_all>)
       pass.exchange = nn::context_exchange::all_to_all;
     else if (ring_stream) pass.context_stream = &*ring_stream;
