@@ -4,6 +4,7 @@
 #include <tenon/comm/check.hpp>
 #include <tenon/comm/communicator.hpp>
 #include <tenon/comm/mesh.hpp>
+#include <tenon/comm/placement.hpp>
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/self.hpp>
 #include <tenon/comm/stream.hpp>

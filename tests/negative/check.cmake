@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #
 # One negative-compile case: CASE must not compile with any of COMPILERS and must print its sentence (MUST=FAIL), or must
-# compile (MUST=COMPILE).
+# compile (MUST=COMPILE). Where the line after the wrong one is `// right: ...`, the case must compile with that in its place.
 cmake_minimum_required(VERSION 3.25)
 separate_arguments(COMPILERS UNIX_COMMAND "${COMPILERS}")
 separate_arguments(FLAGS UNIX_COMMAND "${FLAGS}")
@@ -19,6 +19,15 @@ foreach(line IN LISTS head)
 endforeach()
 if(MUST STREQUAL "FAIL" AND NOT expected)
   message(FATAL_ERROR "${name} has no '// expect: ' line")
+endif()
+
+file(READ ${CASE} text)
+string(REGEX REPLACE "[^\n]*\n *// right: " "" right "${text}")
+if(NOT right STREQUAL text)
+  cmake_path(GET CASE PARENT_PATH axis)
+  cmake_path(GET axis FILENAME axis)
+  set(repaired ${CMAKE_CURRENT_BINARY_DIR}/repaired/${axis}_${name})
+  file(WRITE ${repaired} "${right}")
 endif()
 
 foreach(compiler IN LISTS COMPILERS)
@@ -40,4 +49,12 @@ foreach(compiler IN LISTS COMPILERS)
       message(FATAL_ERROR "${name} does not say this (${compiler}):\n  ${sentence}")
     endif()
   endforeach()
+  if(repaired)
+    execute_process(COMMAND ${compiler} ${FLAGS} ${more_flags} -fsyntax-only ${repaired}
+      RESULT_VARIABLE result ERROR_VARIABLE output OUTPUT_VARIABLE output)
+    if(NOT result EQUAL 0)
+      message(NOTICE "${output}")
+      message(FATAL_ERROR "${name} does not compile when its wrong line is repaired (${compiler})")
+    endif()
+  endif()
 endforeach()

@@ -3,6 +3,7 @@
 # tests/negative/<axis>/<case>.cpp must not compile, and must say why. Its first lines are
 #   // expect: a CMake regular expression that the compiler's output must match (one or more such lines)
 #   // flags: more compiler flags (optional)
+# A line `// right: ...` takes the place of the line before it, and then the case must compile.
 # tests/negative/ok/*.cpp must compile. tests/negative/samples/ proves the harness.
 set(negative_compilers "${CMAKE_CXX_COMPILER}")
 if(TENON_CLANG AND NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
@@ -37,3 +38,4 @@ add_negative_sample(compiles FAIL "compiles, and must not")
 add_negative_sample(another_sentence FAIL "does not say")
 add_negative_sample(no_sentence FAIL "has no '// expect: ' line")
 add_negative_sample(does_not_compile COMPILE "does not compile, and must")
+add_negative_sample(wrong_when_right FAIL "does not compile when its wrong line is repaired")

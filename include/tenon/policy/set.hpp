@@ -24,6 +24,19 @@ struct select_policy<Axis, Default, P, Ps...>
     : std::conditional_t<PolicyOn<P, Axis>, std::type_identity<P>, select_policy<Axis, Default, Ps...>> {};
 
 template <class P>
+inline constexpr bool is_interleaved = false;
+template <int V>
+inline constexpr bool is_interleaved<interleaved<V>> = true;
+// Ranks of a hybrid sharding, 1: there is none.
+template <class P>
+inline constexpr index_t hybrid_group = 1;
+template <int Stage, index_t M>
+inline constexpr index_t hybrid_group<zero<Stage, hybrid<M>>> = M;
+// 1, 2, 4 or 8, or not known yet: how sums in up to 8 leaves can be cut (core/reduction_order.hpp).
+constexpr bool cuts_leaves(index_t degree) {
+  return degree == dynamic || degree == 1 || degree == 2 || degree == 4 || degree == 8;
+}
+template <class P>
 inline constexpr bool is_tiled = false;
 template <int R, int C>
 inline constexpr bool is_tiled<layout::tiled<R, C>> = true;
@@ -49,14 +62,13 @@ struct policies {
   using optimizer = typename detail::select_policy<optimizer_axis, tenon::optimizer::adamw, Ps...>::type;
 
   /// Ranks of the mesh, or `dynamic`.
-  static constexpr index_t mesh_size() {
-    index_t const degrees[] = {data::degree, tensor::degree, context::degree, pipeline::degree, expert::degree};
-    index_t n = 1;
-    for (index_t d : degrees) {
-      if (d == dynamic) return dynamic;
-      n *= d;
-    }
-    return n;
+  static constexpr index_t mesh_size() { return product(replicas(), tensor::degree, pipeline::degree); }
+  /// Ranks that hold the same weights, but for experts; or `dynamic`.
+  static constexpr index_t replicas() { return product(data::degree, expert::degree, context::degree); }
+
+ private:
+  static constexpr index_t product(index_t a, index_t b, index_t c) {
+    return a == dynamic || b == dynamic || c == dynamic ? dynamic : a * b * c;
   }
 };
 
@@ -97,9 +109,42 @@ consteval bool check_policies() {
     static_assert(std::is_void_v<typename set::sequence> || set::tensor::degree != 1,
                   "tenon::policies: sequence_parallel with tensor<1>; it cuts the sequence over the tensor ranks and "
                   "there is one. Fix: tensor<2> or more, or drop sequence_parallel.");
+    static_assert(
+        set::tensor::degree == 1 || !std::same_as<typename set::arithmetic, arithmetic::fast>,
+        "tenon::policies: tensor with arithmetic::fast; its sums are single chains, which ranks cannot share. "
+        "Fix: drop arithmetic::fast, bitwise is the default.");
+    static_assert(set::tensor::degree == 1 || !std::same_as<typename set::optimizer, optimizer::muon>,
+                  "tenon::policies: optimizer::muon with tensor; it updates whole matrices and each rank has a part. "
+                  "Fix: optimizer::adamw, or data parallelism with zero.");
     static_assert(set::zero::stage < 2 || set::pipeline::degree == 1,
                   "tenon::policies: zero<2> or zero<3> with pipeline; every micro-batch would gather and scatter the "
                   "gradients again. Fix: zero<1> with pipeline, or zero<2..3> without it.");
+    constexpr bool is_bitwise = std::same_as<typename set::arithmetic, arithmetic::bitwise>;
+    static_assert(
+        detail::cuts_leaves(set::tensor::degree),
+        "tenon::policies: tensor<N> with an N that is not 1, 2, 4 or 8; features are summed in up to 8 leaves, "
+        "of which each rank takes as many. Fix: tensor<1>, <2>, <4> or <8>, and data<N> for other factors.");
+    static_assert(is_bitwise || set::tensor::degree <= 1,
+                  "tenon::policies: tensor<N> with arithmetic::fast; its sums are one chain, which ranks cannot share. "
+                  "Fix: arithmetic::bitwise, the default.");
+    static_assert(!is_bitwise || detail::cuts_leaves(set::context::degree),
+                  "tenon::policies: context<N> with an N that is not 1, 2, 4 or 8; sequences are summed in up to 8 "
+                  "leaves, of which each rank takes as many. Fix: context<1>, <2>, <4> or <8>, and data<N> for other "
+                  "factors.");
+    static_assert(
+        !std::same_as<typename set::optimizer, optimizer::muon> || set::tensor::degree <= 1,
+        "tenon::policies: optimizer::muon with tensor<N>; it orthogonalizes whole matrices, and each rank has "
+        "a part of them. Fix: optimizer::adamw, or data<N> and zero in place of tensor<N>.");
+    static_assert(!detail::is_interleaved<typename set::pipeline::schedule> || set::pipeline::degree != 1,
+                  "tenon::policies: interleaved<V> with pipeline<1>; it has nothing to overlap on one rank. "
+                  "Fix: pipeline<2, interleaved<V>> or more, or drop the pipeline.");
+    static_assert(detail::hybrid_group<typename set::zero> == 1 || set::zero::stage > 0,
+                  "tenon::policies: zero<0, hybrid<M>>; stage 0 has no shards that could stay in groups of M ranks. "
+                  "Fix: zero<3, hybrid<M>>, or drop zero.");
+    constexpr index_t replicas = set::replicas();
+    static_assert(replicas == dynamic || replicas % detail::hybrid_group<typename set::zero> == 0,
+                  "tenon::policies: hybrid<M> with an M that does not divide data x expert x context; the ranks do not "
+                  "make up whole groups. Fix: an M that divides.");
     static_assert(
         !std::same_as<typename set::communicator, comm::nccl> || std::same_as<typename set::device, device::cuda>,
         "tenon::policies: comm::nccl without device::cuda; NCCL moves device memory only. "
