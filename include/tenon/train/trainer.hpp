@@ -6,8 +6,10 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <typeinfo>
 #include <vector>
 
+#include <tenon/comm/check.hpp>
 #include <tenon/comm/mesh.hpp>
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/self.hpp>
@@ -97,7 +99,7 @@ class trainer {
   /// One of the ranks of `world`, which lives longer: each makes a trainer from the same numbers.
   trainer(world_type& world, train_options const& o) requires(Model::is_static) : trainer(world, Model::config, o) {}
   trainer(world_type& world, config_type const& c, train_options const& o)
-      : shape(checked(c)), ranks(world, degrees(o.mesh)), settings(checked(c, o, ranks)),
+      : shape(checked(c)), ranks(meeting(world, c, o), degrees(o.mesh)), settings(checked(c, o, ranks)),
         whole(Model::template network<typename set::arithmetic>(c)), net(part_of(whole, ranks)), exec(settings.threads),
         plan(make_plan(settings, ranks)),
         work(parallel::make_program<schedule>(ranks.pipeline.size(), ranks.pipeline.rank(), int(settings.accumulate))) {
@@ -330,6 +332,26 @@ class trainer {
 
   static world_type& alone_world() requires is_alone {
     static world_type world;
+    return world;
+  }
+  /// All ranks of `world` have come, with the same trainer, compiler and numbers.
+  /// @error error(comm_failed) that names the rank that has not, or has others
+  static world_type& meeting(world_type& world, config_type const& c, train_options const& o) {
+    if (world.size() == 1) return world;
+    comm::wait_for_all(world);
+#if defined(__VERSION__)
+    comm::check_same(world, "compiler", __VERSION__);
+#endif
+    comm::check_same(world, "line of types", typeid(trainer).name());
+    std::string numbers;
+    auto const add = [&](char const* name, auto value) {
+      numbers.append(numbers.empty() ? "" : ", ").append(name).append(" ").append(std::to_string(value));
+    };
+    config_type::for_each_field(c, add);
+    add("batch", o.batch), add("accumulate", o.accumulate), add("sequence_length", o.sequence_length);
+    add("learning_rate", o.learning_rate), add("warmup_steps", o.schedule.warmup_steps);
+    add("total_steps", o.schedule.total_steps), add("clip", o.clip), add("seed", o.seed);
+    comm::check_same(world, "model and options", numbers + ", mesh " + to_string(o.mesh));
     return world;
   }
   /// The degrees of the line of types, the `dynamic` ones as the options say.
