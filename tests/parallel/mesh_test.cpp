@@ -10,6 +10,7 @@
 #include <tenon/comm/threads.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 #include <tenon/train/trainer.hpp>
 
 namespace {
@@ -28,6 +29,8 @@ constexpr llama_config cut_llama_shape{
     .layers = 2, .width = 128, .heads = 8, .kv_heads = 4, .hidden = 80, .context = 40, .vocabulary = 67};
 using cut_gpt = models::gpt2<cut_gpt_shape>;
 using cut_llama = models::llama<cut_llama_shape>;
+using cut_mixtral = models::mixtral<mixtral_config{
+    .layers = 1, .width = 64, .heads = 4, .kv_heads = 2, .hidden = 80, .context = 40, .vocabulary = 67, .experts = 4}>;
 using untied_gpt = models::gpt2<gpt2_config{
     .layers = 1, .width = 128, .heads = 8, .context = 40, .vocabulary = 131, .tied = false, .dropout = 0.1f}>;
 
@@ -70,7 +73,7 @@ outcome run_steps(Trainer& t, index_t batch) {
   for (std::uint32_t i = 0; i < 3; ++i) {
     text const b(batch, i);
     auto const r = t.step(b.tokens, b.targets);
-    o.numbers.insert(o.numbers.end(), {r.loss, r.grad_norm});
+    o.numbers.insert(o.numbers.end(), {r.loss, r.auxiliary_loss, r.grad_norm});
   }
   text const b(5, 9);
   o.numbers.push_back(t.evaluate(b.tokens, b.targets));
@@ -190,8 +193,9 @@ TEST_CASE_TEMPLATE("what one mesh has read another takes and goes on", Model, cu
     for (auto const& o : results) CHECK(o == expected);
 }
 
-TEST_CASE("tensor parallelism: eight ranks, an untied head, mixed precision, memory policies") {
+TEST_CASE("tensor parallelism: eight ranks, experts, an untied head, mixed precision, memory policies") {
   CHECK(alone<cut_gpt>(4) == on_mesh<cut_gpt, tensor<8>>({.tensor = 8}, 4, 1));
+  CHECK(alone<cut_mixtral>(4) == on_mesh<cut_mixtral, tensor<2>, data<2>, zero<1>>({.data = 2, .tensor = 2}, 4, 1));
   auto const untied = alone<untied_gpt, precision::bf16_mixed>(4);
   CHECK(untied == on_mesh<untied_gpt, precision::bf16_mixed, tensor<4>>({.tensor = 4}, 4, 1));
   CHECK(untied == on_mesh<untied_gpt, precision::bf16_mixed, tensor<4>, sequence_parallel>({.tensor = 4}, 4, 1));

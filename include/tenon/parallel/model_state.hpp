@@ -75,7 +75,6 @@ class model_state {
     if (Set::optimizer::state_tensors > 1) second = flat_buffer<float>(state_size());
   }
 
-  std::span<parameter_spec const> specs() const { return spec_list; }
   index_t size() const { return flat_size; }
   parameters_type const& parameters() const { return bound; }
 
