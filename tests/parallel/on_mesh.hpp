@@ -41,6 +41,8 @@ constexpr llama_config cut_llama_shape{
     .layers = 2, .width = 128, .heads = 8, .kv_heads = 4, .hidden = 80, .context = 40, .vocabulary = 67};
 using cut_gpt = models::gpt2<cut_gpt_shape>;
 using cut_llama = models::llama<cut_llama_shape>;
+using cut_mixtral = models::mixtral<mixtral_config{
+    .layers = 1, .width = 64, .heads = 4, .kv_heads = 2, .hidden = 80, .context = 40, .vocabulary = 67, .experts = 4}>;
 using untied_gpt = models::gpt2<gpt2_config{
     .layers = 1, .width = 128, .heads = 8, .context = 40, .vocabulary = 131, .tied = false, .dropout = 0.1f}>;
 
@@ -83,7 +85,7 @@ outcome train(Trainer& t, index_t batch) {
   for (std::uint32_t i = 0; i < 3; ++i) {
     text const b(batch, i);
     auto const r = t.step(b.tokens, b.targets);
-    o.numbers.insert(o.numbers.end(), {r.loss, r.grad_norm});
+    o.numbers.insert(o.numbers.end(), {r.loss, r.auxiliary_loss, r.grad_norm});
   }
   text const b(5, 9);
   o.numbers.push_back(t.evaluate(b.tokens, b.targets));

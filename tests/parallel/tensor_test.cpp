@@ -22,8 +22,9 @@ TEST_CASE_TEMPLATE("tensor parallelism gives the bits of one rank", Model, cut_g
   }
 }
 
-TEST_CASE("tensor parallelism: eight ranks, an untied head, mixed precision, memory policies") {
+TEST_CASE("tensor parallelism: eight ranks, experts, an untied head, mixed precision, memory policies") {
   CHECK(alone<cut_gpt>(4) == on_mesh<cut_gpt, tensor<8>>({.tensor = 8}, 4, 1));
+  CHECK(alone<cut_mixtral>(4) == on_mesh<cut_mixtral, tensor<2>, data<2>, zero<1>>({.data = 2, .tensor = 2}, 4, 1));
   auto const untied = alone<untied_gpt, precision::bf16_mixed>(4);
   CHECK(untied == on_mesh<untied_gpt, precision::bf16_mixed, tensor<4>>({.tensor = 4}, 4, 1));
   CHECK(untied == on_mesh<untied_gpt, precision::bf16_mixed, memory::recompute_full, tensor<2>, data<2>, zero<1>>(
