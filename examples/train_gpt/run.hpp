@@ -44,13 +44,14 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
        .threads = a.threads,
        .mesh = a.mesh}};
   auto& pool = t.context().pool();
-  double const peak = double(sum_over_ranks(world, std::int64_t(tenon::exec::measure_fma_peak(pool))));
-  if (prints)
-    std::printf(
-        "%s: %.2f million parameters, %s, %d ranks of %d threads at %.0f GFLOP/s, %s\n%zu bytes of text in %zu "
-        "files\n",
-        a.model.c_str(), double(t.parameter_count()) / 1e6, Precision::name, world.size(), pool.size(), peak / 1e9,
-        tenon::simd::instruction_set, std::size_t(text.size()), files.size());
+  double const own_peak = tenon::exec::measure_fma_peak(pool),
+               peak = double(sum_over_ranks(world, std::int64_t(own_peak)));
+  if (prints) {
+    if (world.size() > 1) std::printf("%s: %d ranks over %s\n", to_string(a.mesh).c_str(), world.size(), communicator);
+    std::printf("%s: %.2f million parameters, %s, %d threads at %.0f GFLOP/s, %s\n%zu bytes of text in %zu files\n",
+                a.model.c_str(), double(t.parameter_count()) / 1e6, Precision::name, pool.size() * world.size(),
+                peak / 1e9, tenon::simd::instruction_set, std::size_t(text.size()), files.size());
+  }
   auto const sample = [&](char const* when) {
     if (a.sample_tokens <= 0 || a.json) return;
     auto const drawn = tenon::generate_text(t, a.prompt, {.tokens = a.sample_tokens, .seed = a.seed});
@@ -75,7 +76,7 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
   t.context().profiler = nullptr;
   if (records && !a.trace.empty()) tenon::profile::write_chrome_trace(a.trace, recorder);
   if (records && a.table)
-    std::fputs(tenon::profile::table(recorder, {peak, tenon::exec::measure_read_bandwidth(pool)}).c_str(), stdout);
+    std::fputs(tenon::profile::table(recorder, {own_peak, tenon::exec::measure_read_bandwidth(pool)}).c_str(), stdout);
   sample("after training");
 
   rusage usage{};

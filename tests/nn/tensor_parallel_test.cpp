@@ -15,7 +15,7 @@
 namespace {
 
 using namespace tenon;
-constexpr index_t length = 80, samples = 2, tokens = samples * length;
+constexpr index_t length = 128, samples = 2, tokens = samples * length;
 
 template <class V>
 bool same_bits(V const& a, V const& b) {
@@ -30,9 +30,9 @@ std::vector<T> random_values(index_t n, char const* name) {
 }
 
 /// A pass of one rank, and what it refers to.
-template <class Ranks>
+template <class Ranks, bool CutsTokens = false>
 struct harness {
-  using pass_type = nn::pass<exec::host_context, arithmetic::bitwise, memory::keep, nn::no_hooks, Ranks>;
+  using pass_type = nn::pass<exec::host_context, arithmetic::bitwise, memory::keep, nn::no_hooks, Ranks, CutsTokens>;
   exec::host_context exec{1};
   arena saved;
   std::vector<index_t> positions, begins;
@@ -58,7 +58,9 @@ struct bound {
     nn::binder<float const> describe(&specs);
     block.bind(describe);
     std::vector<float> drawn(std::size_t(describe.size()));
-    nn::initialize(specs, drawn.data(), 5);
+    auto random = specs;
+    for (auto& s : random) s.init.stddev = 0.2f;  // biases, too
+    nn::initialize(random, drawn.data(), 5);
     for (float v : drawn) values.push_back(T(v));
     gradient_values.assign(values.size(), NAN);
     nn::binder<T const> read(values.data());
@@ -92,12 +94,12 @@ void put_gradients(bound<T, Block> const& b, std::vector<std::vector<float>>& wh
 }
 
 /// Runs `use(pass, block, bound, activations)` on `ranks` ranks; every rank's activations must be the same.
-template <class T, class Block, class Use>
+template <class T, bool CutsTokens = false, class Block, class Use>
 outcome<T> on_ranks(int ranks, Block block, Use&& use) {
   std::vector<outcome<T>> all(std::size_t(ranks), outcome<T>{});
   std::vector<std::vector<float>> gradients;
   comm::threads::run(ranks, [&](comm::threads& world) {
-    harness<comm::threads> h(world);
+    harness<comm::threads, CutsTokens> h(world);
     Block part = block;
     if (ranks > 1) part.shard(world.rank(), ranks);
     bound<T, Block> b(part);
@@ -144,7 +146,7 @@ void check_block(Block const& block, index_t width, std::vector<int> const& all_
   both_directions<T> const use{width};
   auto const expected = alone<T>(block, use);
   for (auto const& g : expected.gradients)
-    for (float v : g) REQUIRE(std::isfinite(v));
+    CHECK(std::all_of(g.begin(), g.end(), [](float v) { return std::isfinite(v); }));
   for (int ranks : all_ranks) {
     CAPTURE(ranks);
     CHECK(expected == on_ranks<T>(ranks, block, use));
@@ -176,6 +178,72 @@ TEST_CASE_TEMPLATE("attention, mlp and experts on several ranks: the bits of one
   SUBCASE("mlp") { check_block<T>(gpt.layers.layers[0].second.inner, 128, {2, 4, 8}); }
   SUBCASE("gated mlp, where the last ranks have nothing") { check_block<T>(llama_mlp, 128, {2, 4, 8}); }
   SUBCASE("mixture of experts") { check_block<T>(mixtral.layers.layers[0].second.inner, 128, {2, 4}); }
+}
+
+/// y = layer(x) and back, each rank with the tokens that it has.
+template <class T>
+struct layer_directions {
+  template <class Pass, class Block>
+  void operator()(Pass& pass, Block const& block, bound<T, Block>& b, std::vector<std::vector<T>>& results) const {
+    auto const x = random_values<T>(tokens * 128, "x"), d_y = random_values<T>(tokens * 128, "dy");
+    auto y = x, d = d_y;
+    auto const own = [&](auto& v) {
+      return rows_of(matrix(v.data(), tokens, 128), pass.own_tokens().first, pass.own_tokens().count);
+    };
+    typename Block::template saved<T> s;
+    arena_scope scope(pass.saved);
+    block.forward(pass, b.parameters, own(x), own(y), s);
+    block.backward(pass, b.parameters, b.gradients, s, own(d));
+    nn::gather_tokens(pass, matrix(y.data(), tokens, 128));
+    nn::gather_tokens(pass, matrix(d.data(), tokens, 128));
+    results = {y, d};
+  }
+};
+
+TEST_CASE_TEMPLATE("tokens cut between blocks: the bits of one rank, dropout and norms too", T, float, bf16) {
+  auto layer = gpt.layers.layers[0];
+  layer.first.dropout = layer.second.dropout = 0.2f;
+  auto const expected = alone<T>(layer, layer_directions<T>{});
+  for (int ranks : {1, 2, 4}) {
+    CAPTURE(ranks);
+    CHECK(expected == on_ranks<T>(ranks, layer, layer_directions<T>{}));
+    CHECK(expected == on_ranks<T, true>(ranks, layer, layer_directions<T>{}));
+  }
+}
+
+TEST_CASE_TEMPLATE("a layer and step is four all-reduces of its output: twice the bytes of a ring's one way", T, float,
+                   bf16) {
+  for (int ranks : {2, 4}) {
+    std::vector<comm::counters> sent(std::size_t(ranks), comm::counters{});
+    comm::threads::run(ranks, [&](comm::threads& world) {
+      harness<comm::threads> h(world);
+      auto layer = gpt.layers.layers[0];
+      layer.shard(world.rank(), ranks);
+      bound<T, decltype(layer)> b(layer);
+      auto const before = world.traffic();
+      auto const x = random_values<T>(tokens * 128, "x");
+      auto y = x;
+      typename decltype(layer)::template saved<T> s;
+      layer.forward(h.pass, b.parameters, matrix(x.data(), tokens, 128), matrix(y.data(), tokens, 128), s);
+      layer.backward(h.pass, b.parameters, b.gradients, s, matrix(y.data(), tokens, 128));
+      auto& mine = sent[std::size_t(world.rank())];
+      mine = world.traffic();
+      for (std::size_t o = 0; o < comm::operations; ++o) {
+        mine.by_operation[o].calls -= before.by_operation[o].calls;
+        mine.by_operation[o].bytes -= before.by_operation[o].bytes;
+      }
+    });
+    std::size_t const elements = 4 * std::size_t(tokens) * 128 * std::size_t(ranks - 1) / std::size_t(ranks);
+    for (auto const& mine : sent) {
+      auto const &scattered = mine.of(comm::operation::reduce_scatter),
+                 &gathered = mine.of(comm::operation::all_gather);
+      CHECK(scattered.calls == 4);
+      CHECK(gathered.calls == 4);
+      CHECK(scattered.bytes == elements * sizeof(float));
+      CHECK(gathered.bytes == elements * sizeof(T));
+      CHECK(mine.bytes() == scattered.bytes + gathered.bytes);
+    }
+  }
 }
 
 TEST_CASE("what cannot be cut is refused with numbers") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <doctest/doctest.h>
 
+#include <cstring>
 #include <map>
 #include <optional>
 
@@ -56,6 +57,52 @@ TEST_CASE_TEMPLATE("embedding looks rows up and adds positions", T, float, bf16,
                         float(T(std::fma(element(table, tokens[std::size_t(i)], j), 1.7f, element(places, i + 3, j))));
     CHECK(same);
   }
+}
+
+TEST_CASE_TEMPLATE("a table in parts: one part has a row, -0 stands for it in the others", T, float, bf16) {
+  exec::host_context ctx(2);
+  index_t const t = 100, v = 23, c = 21;
+  auto table = ref::random_values<T>(v * c, 1), d_out = ref::random_values<T>(t * c, 2);
+  for (std::size_t i = 0; i < table.size(); i += 7) table[i] = T(-0.0f);
+  auto const tokens = random_tokens(t, v, 3);
+  auto whole = ref::poison<float>(t * c), gradient = ref::poison<float>(v * c), sum = std::vector<float>(whole.size());
+  auto const view = [&](auto& m, index_t rows) { return matrix(m.data(), rows, c); };
+  ops::embedding_forward(
+      ctx, ops::embedding_forward_args<T, float>{.tokens = tokens, .table = view(table, v), .out = view(whole, t)});
+  ops::embedding_backward(ctx, ops::embedding_backward_args<T>{.tokens = tokens,
+                                                               .d_out = view(d_out, t),
+                                                               .d_table = view(gradient, v),
+                                                               .leaf = 16,
+                                                               .accumulate = false});
+  for (auto& x : sum) x = -0.0f;
+  std::vector<float> gradients;
+  for (index_t first : {0, 16, 23}) {
+    index_t const rows = std::min<index_t>(16, v - first);
+    auto part = ref::poison<float>(t * c), d_part = ref::poison<float>(rows * c);
+    ops::embedding_forward(ctx, ops::embedding_forward_args<T, float>{.tokens = tokens,
+                                                                      .table = rows_of(view(table, v), first, rows),
+                                                                      .out = view(part, t),
+                                                                      .first_row = first,
+                                                                      .vocabulary = v});
+    ops::embedding_backward(ctx, ops::embedding_backward_args<T>{.tokens = tokens,
+                                                                 .d_out = view(d_out, t),
+                                                                 .d_table = view(d_part, rows),
+                                                                 .leaf = 16,
+                                                                 .accumulate = false,
+                                                                 .first_row = first,
+                                                                 .vocabulary = v});
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += part[i];
+    gradients.insert(gradients.end(), d_part.begin(), d_part.end());
+  }
+  CHECK(std::memcmp(sum.data(), whole.data(), sum.size() * sizeof(float)) == 0);
+  CHECK(gradients == gradient);
+  std::vector<std::int32_t> beyond = tokens;
+  beyond[9] = std::int32_t(v);
+  CHECK_THROWS_AS(ops::embedding_forward(ctx, ops::embedding_forward_args<T, float>{.tokens = beyond,
+                                                                                    .table = view(table, 16),
+                                                                                    .out = view(whole, t),
+                                                                                    .vocabulary = v}),
+                  argument_error);
 }
 
 TEST_CASE_TEMPLATE("the gradient of a row is the tree over the leaves that have it", T, float, bf16) {

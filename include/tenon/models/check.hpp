@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
-#include <tenon/core/view.hpp>
+#include <tenon/core/reduction_order.hpp>
 
 namespace tenon::models::detail {
 

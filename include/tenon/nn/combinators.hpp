@@ -48,7 +48,7 @@ struct residual {
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
     arena_scope scope(pass.exec.scratch());
     s.x = x;
-    auto const normed = pass.template allocate<T>(x.extent(1), Pass::keeps_everything);
+    auto const normed = pass.template allocate_own<T>(x.extent(1), Pass::keeps_everything);
     s.normed = Pass::keeps_everything ? normed : matrix_view<T>{};
     norm.forward(pass, p.norm, x, normed, s.norm);
     if (!drops(pass)) return inner.forward(pass, p.inner, as_const(normed), x, y, s.inner);
@@ -64,15 +64,15 @@ struct residual {
     arena_scope scope(pass.exec.scratch());
     auto normed = s.normed;
     if (normed.empty()) {
-      normed = pass.template allocate<T>(d.extent(1), false);
+      normed = pass.template allocate_own<T>(d.extent(1), false);
       norm.again(pass, p.norm, s.x, normed, s.norm);
     }
     auto d_inner = d;
     if (drops(pass)) {
-      d_inner = pass.template allocate<T>(d.extent(1), false);
+      d_inner = pass.template allocate_own<T>(d.extent(1), false);
       drop(pass, as_const(d), d_inner);
     }
-    auto const d_normed = pass.template allocate<T>(d.extent(1), false);
+    auto const d_normed = pass.template allocate_own<T>(d.extent(1), false);
     inner.backward(pass, p.inner, g.inner, s.inner, as_const(normed), as_const(d_inner), d_normed);
     norm.backward(pass, p.norm, g.norm, s.norm, s.x, as_const(d_normed), as_const(d), d);
   }
@@ -90,7 +90,8 @@ struct residual {
                                                  .stream = random_stream(pass.seed, dropout_stream, pass.step),
                                                  .first_sample = pass.first_sample,
                                                  .sequence_length = pass.local_length(),
-                                                 .first_position = pass.first_position()});
+                                                 .first_position = pass.first_position(),
+                                                 .first_token = pass.own_tokens().first});
   }
 };
 
@@ -118,7 +119,7 @@ struct sequential {
   }
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
-    auto const middle = pass.template allocate<T>(x.extent(1), true);
+    auto const middle = pass.template allocate_own<T>(x.extent(1), true);
     first.forward(pass, p.first, x, middle, s.first);
     second.forward(pass, p.second, as_const(middle), y, s.second);
   }
@@ -172,7 +173,7 @@ struct repeat {
       pass.hooks.before_layer(index_t(i), false);
       if (gradients) pass.saved.lend(std::as_writable_bytes(std::span(gradients->begins[0], gradients->begins[i])));
       s.inputs[i] = x;
-      auto const y = pass.template allocate<T>(x.extent(1), true);
+      auto const y = pass.template allocate_own<T>(x.extent(1), true);
       auto const mark = pass.saved.mark();
       layers[i].forward(pass, p.layers[i], x, y, s.layers[i]);
       if (Pass::recomputes_layers) pass.saved.release(mark);
@@ -188,7 +189,7 @@ struct repeat {
       pass.hooks.before_layer(index_t(i), true);
       auto const mark = pass.saved.mark();
       if (Pass::recomputes_layers) {
-        auto const y = pass.template allocate<T>(d.extent(1), true);
+        auto const y = pass.template allocate_own<T>(d.extent(1), true);
         layers[i].forward(pass, p.layers[i], s.inputs[i], y, s.layers[i]);
       }
       layers[i].backward(pass, p.layers[i], g.layers[i], s.layers[i], d);

@@ -13,6 +13,7 @@ namespace tenon::nn {
 /// x = table[token] (+ positions[position] when `max_positions` is not 0).
 /// The token table is a bucket of its own: a head may share it. Tensor parallelism cuts it along the vocabulary, in the
 /// leaves in which a head sums over it; positions are on every rank.
+/// Where tokens are cut, x and d_x are this rank's.
 /// @shape tokens [t]  table [vocabulary, width]  positions [max_positions, width]  x [t, width]
 struct token_embedding {
   std::string token_name, position_name;
@@ -60,6 +61,8 @@ struct token_embedding {
   template <class Pass, class T>
   void backward(Pass& pass, parameters<float> const& g, std::span<std::int32_t const> tokens, matrix_view<T const> d_x,
                 matrix_view<float> token_gradient, bool accumulate) const {
+    arena_scope scope(pass.exec.scratch());
+    d_x = all_tokens(pass, d_x);
     index_t const leaf = pass.token_leaf();
     ops::embedding_backward(pass.exec, ops::embedding_backward_args<T>{.tokens = tokens,
                                                                        .d_out = d_x,
@@ -69,7 +72,6 @@ struct token_embedding {
                                                                        .first_row = first_row(),
                                                                        .vocabulary = vocabulary});
     if (!max_positions) return;
-    arena_scope scope(pass.exec.scratch());
     ops::embedding_backward(pass.exec, ops::embedding_backward_args<T>{.tokens = position_rows(pass),
                                                                        .d_out = d_x,
                                                                        .d_table = g.positions,
@@ -99,7 +101,10 @@ struct token_embedding {
                                                                             .vocabulary = vocabulary});
     if (max_positions)
       ops::embedding_forward(
-          pass.exec, ops::embedding_forward_args<T>{.tokens = position_rows(pass), .table = p.positions, .out = x});
+          pass.exec, ops::embedding_forward_args<T>{.tokens = position_rows(pass).subspan(
+                                                        std::size_t(pass.own_tokens().first), std::size_t(x.extent(0))),
+                                                    .table = p.positions,
+                                                    .out = x});
     sum_over_tensor_ranks(pass, as_const(rows), x, nullptr, max_positions ? as_const(x) : matrix_view<T const>{});
   }
 };

@@ -15,7 +15,8 @@ enum class matrix_cut { none, outputs, inputs };
 /// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input), those
 /// over the output features (the input gradient) by `out_pieces`.
 /// Under tensor parallelism a rank holds some output features, and the input gradient is summed over ranks; or some
-/// input features, and y is summed. The bias of the latter is on every rank.
+/// input features, and y is summed. The bias of the latter is on every rank. Where tokens are cut, the side that is not
+/// cut along features holds this rank's tokens: it is gathered where it is read.
 /// @shape x [t, in]  W [out, in]  b [out]  y [t, out]   @test tests/nn/linear_test.cpp
 struct linear {
   index_t in = 0;
@@ -80,7 +81,7 @@ struct linear {
                epilogue<T> const& after = {}) const {
     arena_scope scope(pass.exec.scratch());
     if (pass.tensor_ranks() > 1 && cut == matrix_cut::inputs) {
-      auto const partial = pass.exec.scratch().template allocate_matrix<float>(y.extent(0), out());
+      auto const partial = pass.exec.scratch().template allocate_matrix<float>(x.extent(0), out());
       partial_sum(partial, in, [&] {
         ops::gemm(pass.exec,
                   ops::gemm_args<float, T, T>{.c = partial, .a = x, .b = transposed(p.weight), .leaf = in_leaf});
@@ -88,7 +89,7 @@ struct linear {
       return sum_over_tensor_ranks(pass, as_const(partial), y, pass.as_float(p.bias, out()), after.residual);
     }
     ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = y,
-                                                 .a = x,
+                                                 .a = gathered(pass, x, matrix_cut::outputs),
                                                  .b = transposed(p.weight),
                                                  .leaf = in_leaf,
                                                  .bias = pass.as_float(p.bias, out()),
@@ -101,8 +102,11 @@ struct linear {
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, matrix_view<T const> x,
                 matrix_view<T const> d_y, matrix_view<T> d_x) const {
+    arena_scope scope(pass.exec.scratch());
+    auto const all_x = gathered(pass, x, matrix_cut::outputs);
+    d_y = gathered(pass, d_y, matrix_cut::inputs);
     if (!g.weight.empty() || g.bias)
-      pass.weight_gradients([g, leaf = pass.token_leaf(), x = pass.for_later(x, true),
+      pass.weight_gradients([g, leaf = pass.token_leaf(), x = pass.for_later(all_x, all_x.data() == x.data()),
                              d_y = pass.for_later(d_y, false)](auto& exec, index_t moved) {
         if (auto const w = moved_by(g.weight, moved); !w.empty())
           ops::gemm(exec, ops::gemm_args<float, T, T>{.c = w, .a = transposed(d_y), .b = x, .leaf = leaf});
@@ -110,14 +114,20 @@ struct linear {
       });
     if (d_x.empty()) return;
     if (pass.tensor_ranks() > 1 && cut == matrix_cut::outputs) {
-      arena_scope scope(pass.exec.scratch());
-      auto const partial = pass.exec.scratch().template allocate_matrix<float>(d_x.extent(0), in);
+      auto const partial = pass.exec.scratch().template allocate_matrix<float>(d_y.extent(0), in);
       partial_sum(partial, out(), [&] {
         ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = partial, .a = d_y, .b = p.weight, .pieces = out_pieces});
       });
       return sum_over_tensor_ranks(pass, as_const(partial), d_x);
     }
     ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = d_x, .a = d_y, .b = p.weight, .pieces = out_pieces});
+  }
+
+ private:
+  /// All tokens of what is not cut along features when the matrix is cut as `side`.
+  template <class Pass, class T>
+  matrix_view<T const> gathered(Pass& pass, matrix_view<T const> m, matrix_cut side) const {
+    return cut == side ? all_tokens(pass, m) : m;
   }
 };
 

@@ -5,6 +5,7 @@
 
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/ops/norm.hpp>
 
 namespace tenon::nn {
@@ -45,7 +46,7 @@ struct layer_norm {
   }
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
-    s = {pass.saved.template allocate<float>(pass.tokens()), pass.saved.template allocate<float>(pass.tokens())};
+    s = {pass.saved.template allocate<float>(x.extent(0)), pass.saved.template allocate<float>(x.extent(0))};
     again(pass, p, x, y, s);
   }
   /// The output once more, from what was saved.
@@ -64,17 +65,20 @@ struct layer_norm {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved const& s,
                 matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to,
                 matrix_view<T> d_x) const {
-    ops::layer_norm_backward(pass.exec,
-                             ops::layer_norm_backward_args<T>{.d_out = d_y,
-                                                              .x = x,
-                                                              .mean = s.mean,
-                                                              .rstd = s.rstd,
-                                                              .weight = p.weight,
-                                                              .d_x = d_x,
-                                                              .add_to = add_to,
-                                                              .d_weight = detail::norm_gradient(pass, g.weight, width),
-                                                              .d_bias = detail::norm_gradient(pass, g.bias, width),
-                                                              .leaf = pass.token_leaf()});
+    float* const d_weight = detail::norm_gradient(pass, g.weight, width);
+    float* const d_bias = detail::norm_gradient(pass, g.bias, width);
+    ops::layer_norm_backward(pass.exec, ops::layer_norm_backward_args<T>{.d_out = d_y,
+                                                                         .x = x,
+                                                                         .mean = s.mean,
+                                                                         .rstd = s.rstd,
+                                                                         .weight = p.weight,
+                                                                         .d_x = d_x,
+                                                                         .add_to = add_to,
+                                                                         .d_weight = d_weight,
+                                                                         .d_bias = d_bias,
+                                                                         .leaf = pass.token_leaf()});
+    sum_over_tokens(pass, d_weight, width);
+    sum_over_tokens(pass, d_bias, width);
   }
 };
 
@@ -96,7 +100,7 @@ struct rms_norm {
   }
   template <class Pass, class T>
   void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
-    s = {pass.saved.template allocate<float>(pass.tokens())};
+    s = {pass.saved.template allocate<float>(x.extent(0))};
     again(pass, p, x, y, s);
   }
   template <class Pass, class T>
@@ -109,15 +113,16 @@ struct rms_norm {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved const& s,
                 matrix_view<T const> x, matrix_view<T const> d_y, matrix_view<T const> add_to,
                 matrix_view<T> d_x) const {
-    ops::rms_norm_backward(pass.exec,
-                           ops::rms_norm_backward_args<T>{.d_out = d_y,
-                                                          .x = x,
-                                                          .rstd = s.rstd,
-                                                          .weight = p.weight,
-                                                          .d_x = d_x,
-                                                          .add_to = add_to,
-                                                          .d_weight = detail::norm_gradient(pass, g.weight, width),
-                                                          .leaf = pass.token_leaf()});
+    float* const d_weight = detail::norm_gradient(pass, g.weight, width);
+    ops::rms_norm_backward(pass.exec, ops::rms_norm_backward_args<T>{.d_out = d_y,
+                                                                     .x = x,
+                                                                     .rstd = s.rstd,
+                                                                     .weight = p.weight,
+                                                                     .d_x = d_x,
+                                                                     .add_to = add_to,
+                                                                     .d_weight = d_weight,
+                                                                     .leaf = pass.token_leaf()});
+    sum_over_tokens(pass, d_weight, width);
   }
 };
 

@@ -11,6 +11,7 @@
 #include <tenon/comm/self.hpp>
 #include <tenon/comm/stream.hpp>
 #include <tenon/core/arena.hpp>
+#include <tenon/core/parameter.hpp>
 #include <tenon/core/philox.hpp>
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/exec/host/context.hpp>
@@ -48,8 +49,9 @@ enum class context_exchange { ring, all_to_all };
 /// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
 /// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample. Where
 /// sequences are cut over N context ranks, rank r has tokens [r, r + 1) x sequence_length / N of each sample.
+/// With `CutsTokens` (sequence_parallel) a tensor rank has some tokens only of what lies between blocks.
 template <class Context, Arithmetic Order, MemoryPolicy Memory, class Hooks = no_hooks,
-          comm::Communicator Ranks = comm::self>
+          comm::Communicator Ranks = comm::self, bool CutsTokens = false>
 struct pass {
   using arithmetic = Order;
   using memory = Memory;
@@ -98,6 +100,11 @@ struct pass {
     if constexpr (alone) return 1;
     else return mesh ? mesh->tensor.size() : 1;
   }
+  /// Ranks that hold different experts, and different samples.
+  int expert_ranks() const {
+    if constexpr (alone) return 1;
+    else return mesh ? mesh->expert.size() : 1;
+  }
   /// Ranks that hold parts of the same sequences.
   int context_ranks() const {
     if constexpr (alone) return 1;
@@ -106,13 +113,30 @@ struct pass {
   /// Tokens of each sequence that this rank holds, and the position of the first.
   index_t local_length() const { return sequence_length / context_ranks(); }
   index_t first_position() const { return context_ranks() == 1 ? 0 : mesh->context.rank() * local_length(); }
+  static constexpr bool cuts_tokens = CutsTokens && !alone;
   index_t tokens() const { return index_t(positions.size()); }
+  /// Tokens of the residual stream that tensor rank `rank` has; all of them where they are not cut.
+  row_range tokens_of(int rank) const {
+    if constexpr (!cuts_tokens) return {0, tokens()};
+    int const ranks = tensor_ranks();
+    index_t const first = tokens() * rank / ranks;
+    return {first, tokens() * (rank + 1) / ranks - first};
+  }
+  row_range own_tokens() const {
+    if constexpr (!cuts_tokens) return tokens_of(0);
+    else return tokens_of(mesh ? mesh->tensor.rank() : 0);
+  }
   index_t token_leaf() const { return Order::token_leaf(sequence_length); }
 
   /// Memory for what backward reads: kept, or scratch of the caller's `arena_scope` when the policy recomputes it.
   template <class T>
   matrix_view<T> allocate(index_t cols, bool kept) {
     return (kept ? saved : exec.scratch()).template allocate_matrix<T>(tokens(), cols);
+  }
+  /// The same for this rank's tokens of the residual stream.
+  template <class T>
+  matrix_view<T> allocate_own(index_t cols, bool kept) {
+    return (kept ? saved : exec.scratch()).template allocate_matrix<T>(own_tokens().count, cols);
   }
   /// `values` as fp32: themselves, or a converted copy in scratch.
   template <class T>

@@ -57,15 +57,16 @@ void partial_sum(matrix_view<float> product, index_t summands, Compute&& compute
 }
 
 namespace detail {
-/// Elements [begin, end) of y = sums + bias + residual, in the order and with the roundings of ops::gemm.
+/// Elements [begin, end) of y = sums + bias + residual, in the order and with the roundings of ops::gemm. y and residual
+/// begin with element `origin`.
 template <class T>
-void finish_sums(float const* sums, index_t begin, index_t end, index_t cols, float const* bias, T const* residual,
-                 T* y) {
+void finish_sums(float const* sums, index_t begin, index_t end, index_t cols, index_t origin, float const* bias,
+                 T const* residual, T* y) {
   auto const finish = [&](index_t at, index_t col, int n) TENON_INLINE_LAMBDA {
     auto x = simd::load(sums + (at - begin), n);
     if (bias) x = x + simd::load(bias + col, n);
-    if (residual) x = x + simd::load(residual + at, n);
-    simd::store(y + at, x, n);
+    if (residual) x = x + simd::load(residual + (at - origin), n);
+    simd::store(y + (at - origin), x, n);
   };
   for (index_t at = begin; at < end;) {  // row by row
     index_t col = at % cols;
@@ -75,28 +76,67 @@ void finish_sums(float const* sums, index_t begin, index_t end, index_t cols, fl
     at = stop;
   }
 }
+
+/// Where each rank's tokens begin in a matrix of all of them, in elements.
+template <class Pass>
+std::vector<std::size_t> token_cuts(Pass const& pass, index_t cols) {
+  std::vector<std::size_t> cuts;
+  for (int r = 0; r < pass.tensor_ranks(); ++r) cuts.push_back(std::size_t(pass.tokens_of(r).first * cols));
+  cuts.push_back(std::size_t(pass.tokens() * cols));
+  return cuts;
+}
+template <class T, class Group>
+void gather(Group& group, matrix_view<T> m, std::vector<std::size_t> cuts) {
+  for (auto& at : cuts) at *= sizeof(T);
+  group.all_gather(std::as_writable_bytes(std::span(m.data(), std::size_t(m.size()))), cuts);
+}
 }  // namespace detail
 
+/// Every rank has its tokens of x; then all of them, where tokens are cut.
+template <class Pass, class T>
+void gather_tokens(Pass& pass, matrix_view<T> x) {
+  if constexpr (Pass::cuts_tokens) detail::gather(pass.mesh->tensor, x, detail::token_cuts(pass, x.extent(1)));
+}
+/// All tokens of `x`, of which this rank has its own: `x` itself where tokens are not cut, else a copy in scratch of the
+/// caller's scope.
+template <class Pass, class T>
+matrix_view<T const> all_tokens(Pass& pass, matrix_view<T const> x) {
+  if constexpr (!Pass::cuts_tokens) return x;
+  auto const whole = pass.template allocate<T>(x.extent(1), false);
+  std::copy_n(x.data(), x.size(), whole.data() + pass.own_tokens().first * x.extent(1));
+  gather_tokens(pass, whole);
+  return whole;
+}
+/// A gradient that is a sum over the tokens that a rank has becomes that over all, on every rank. Null: nothing.
+template <class Pass>
+void sum_over_tokens(Pass& pass, float* gradient, index_t size) {
+  if constexpr (Pass::cuts_tokens)
+    if (gradient) comm::all_reduce(pass.mesh->tensor, std::span(gradient, std::size_t(size)));
+}
+
 /// y = residual + ((the sum of `partial` over the tensor ranks, by the tree) + bias), on every rank: to the bit what
-/// ops::gemm writes on one rank. An all-reduce that sends 4 bytes an element to the owner, and what T takes back.
-/// @shape partial, y [t, n], dense  bias [n] or null  residual [t, n], dense, or empty; may be y
+/// ops::gemm writes on one rank. An all-reduce that sends 4 bytes an element to the owner, and what T takes back; where
+/// tokens are cut, y and residual are this rank's, and nothing is sent back.
+/// @shape partial [t, n]  y [t, n], or this rank's tokens  bias [n] or null  residual as y, or empty; may be y. All dense
 template <class Pass, class T>
 void sum_over_tensor_ranks(Pass& pass, matrix_view<float const> partial, matrix_view<T> y, float const* bias = nullptr,
                            matrix_view<T const> residual = {}) {
   auto& group = pass.mesh->tensor;
-  auto cuts = comm::even_cuts(std::size_t(y.size()), group.size(), std::size_t(lanes));
+  index_t const cols = y.extent(1);
+  auto const cuts = Pass::cuts_tokens ? detail::token_cuts(pass, cols)
+                                      : comm::even_cuts(std::size_t(y.size()), group.size(), std::size_t(lanes));
+  index_t const origin = pass.own_tokens().first * cols;
   comm::node_sum const sum(group.size());
   std::vector<int> const one(std::size_t(group.size()), 1);
   float const* const mine = partial.data();
   group.visit_shards(std::span(&mine, 1), one, cuts,
                      [&](std::size_t first, std::size_t last, std::span<float const* const> vectors) {
                        sum(vectors, last - first, [&](std::size_t begin, std::size_t end, float const* sums) {
-                         detail::finish_sums(sums, index_t(first + begin), index_t(first + end), y.extent(1), bias,
+                         detail::finish_sums(sums, index_t(first + begin), index_t(first + end), cols, origin, bias,
                                              residual.data(), y.data());
                        });
                      });
-  for (auto& at : cuts) at *= sizeof(T);
-  group.all_gather(std::as_writable_bytes(std::span(y.data(), std::size_t(y.size()))), cuts);
+  if constexpr (!Pass::cuts_tokens) detail::gather(group, y, cuts);
 }
 
 }  // namespace tenon::nn

@@ -85,7 +85,7 @@ struct transformer {
                                matrix_view<T const> x, saved<T>& s,
                                parameters<float> const* gradients = nullptr) const {
     if (has_embedding) {
-      auto const embedded = pass.template allocate<T>(width(), true);
+      auto const embedded = pass.template allocate_own<T>(width(), true);
       embedding.forward(pass, p.embedding, tokens, embedded);
       drop(pass, embedded);
       x = embedded;
@@ -93,11 +93,13 @@ struct transformer {
     s.last = layers.forward(pass, p.layers, x, s.layers, gradients ? &gradients->layers : nullptr);
     if (!has_head) return s.last;
     auto const hidden = pass.template allocate<T>(width(), true);
-    final_norm.forward(pass, p.final_norm, s.last, hidden, s.final_norm);
+    auto const own = rows_of(hidden, pass.own_tokens().first, pass.own_tokens().count);
+    final_norm.forward(pass, p.final_norm, s.last, own, s.final_norm);
+    gather_tokens(pass, hidden);
     return hidden;
   }
 
-  /// Loss of each token, and with `gradients` the head's gradients: d_hidden is overwritten, the head's parameter
+  /// Loss of each token, and with `gradients` the head's gradients: d_hidden (of this rank's tokens) is overwritten, the head's parameter
   /// gradient too. The logits are never held as a whole.
   /// @param gradient_scale what the loss gradient is multiplied by: 1 / (targets in the whole batch), times loss scale
   template <class Pass, class T>
@@ -208,7 +210,8 @@ struct transformer {
                                                  .stream = random_stream(pass.seed, "embedding.dropout", pass.step),
                                                  .first_sample = pass.first_sample,
                                                  .sequence_length = pass.local_length(),
-                                                 .first_position = pass.first_position()});
+                                                 .first_position = pass.first_position(),
+                                                 .first_token = pass.own_tokens().first});
   }
 };
 

@@ -9,7 +9,7 @@ namespace tenon::ops {
 /// out = x / (1 - rate) where a random number of the element is at least `rate`, else 0. The mask is a function of the
 /// stream, the sample's number in the whole run and the element's place in the sample: backward is the same call on the
 /// gradient, and a batch may be cut anywhere: between samples, and each sample between tokens.
-/// @shape x, out [t, c], t = samples x sequence_length; out may alias x
+/// @shape x, out [t, c], of samples x sequence_length tokens; out may alias x
 template <class T>
 struct dropout_args {
   matrix_view<T const> x;
@@ -19,6 +19,7 @@ struct dropout_args {
   std::uint64_t first_sample = 0;
   index_t sequence_length = 0;  ///< rows of each sample that are here
   index_t first_position = 0;   ///< of the first of them in its sample
+  index_t first_token = 0;      ///< of x, among the rows of all samples that are here
 };
 
 /// @error argument_error when shapes differ or rate is not in [0, 1)

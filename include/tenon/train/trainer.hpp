@@ -12,6 +12,7 @@
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
+#include <tenon/models/check.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
@@ -146,11 +147,12 @@ class trainer {
     check_tokens(tokens);
     sum_of_rank sum;
     for (index_t round = 0; round < samples; round += plan.groups * plan.micro) {
-      index_t const first = round + plan.group * plan.micro, n = std::min(plan.micro, samples - first);
-      // A rank that has no samples left goes along with one that does not count: passes are collective.
-      index_t const begin = n > 0 ? first : 0, count = std::max<index_t>(n, 1);
+      // Passes are collective: all ranks go through equally many samples, and count those that are theirs.
+      index_t const first = round + plan.group * plan.micro, count = std::min(plan.micro, samples - round);
+      index_t const begin = std::min(first, samples - count),
+                    end = std::max(first, std::min(first + plan.micro, samples));
       forward_losses(own_tokens(tokens, begin, count), own_tokens(targets, begin, count), count,
-                     n > 0 ? &sum : nullptr);
+                     (first - begin) * local_length(), (end - begin) * local_length(), sum);
     }
     index_t counted = 0;
     for (auto t : targets) counted += t >= 0;
@@ -261,8 +263,8 @@ class trainer {
   /// What one rank adds to a number of the step.
   using sum_of_rank = comm::placed<exact_sum, comm::partial<comm::world_axis>>;
   using rank_state = parallel::model_state<set, network_type, world_type, context_type>;
-  using pass_type =
-      nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks, world_type>;
+  using pass_type = nn::pass<context_type, typename set::arithmetic, typename set::memory, typename rank_state::hooks,
+                             world_type, !std::is_void_v<typename set::sequence>>;
 
   using schedule = typename set::pipeline::schedule;
   static constexpr int chunks_per_rank = parallel::schedule_for<schedule>::chunks;
@@ -382,6 +384,13 @@ class trainer {
     if (index_t const stages = index_t(ranks.pipeline.size()) * chunks_per_rank; c.layers < stages)
       fail(std::to_string(c.layers) + " layers are fewer than the " + std::to_string(stages) +
            " stages of the pipeline. Fix: at most one stage per layer.");
+    index_t const tensor = ranks.tensor.size(), leaf = set::arithmetic::token_leaf(o.sequence_length);
+    if (index_t const tokens = micro * o.sequence_length / ranks.context.size();
+        pass_type::cuts_tokens && (tokens % (tensor * leaf) != 0 || !is_power_of_two(tokens / (tensor * leaf))))
+      fail("sequence_parallel cuts a micro-batch of " + std::to_string(tokens) + " tokens in leaves of " +
+           std::to_string(leaf) + " over " + std::to_string(tensor) +
+           " ranks, and what a rank gets is no node of the summation tree. Fix: a power of two of sequences in a "
+           "micro-batch, as many as there are tensor ranks, or longer sequences, which have more leaves.");
     if (!(o.learning_rate >= 0)) fail("learning_rate is negative or not a number. Fix: a rate such as 6e-4.");
     if (o.threads == 0) o.threads = std::max(1, int(std::thread::hardware_concurrency()) / ranks.world.ranks_here());
     if (o.threads < 1 || o.threads > 1024)
@@ -469,13 +478,13 @@ class trainer {
     if (defers) pass.deferred = &f.deferred;
     if (p.net.has_head) {
       float* const losses = f.memory.template allocate<float>(pass.tokens());
-      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      f.gradient = pass.template allocate_own<value_type>(net.width(), true);
       p.net.head_loss(pass, p.model.parameters(), &gradients, f.output, targets, losses, scale, f.gradient);
       add_losses(targets, losses, sums.loss);
     } else if (f.gradient.empty()) {  // the next stage is here, too
       part& next = parts[std::size_t(chunk) + 1];
       flight& behind = next.of(micro_batch);
-      f.gradient = pass.template allocate<value_type>(net.width(), true);
+      f.gradient = pass.template allocate_own<value_type>(net.width(), true);
       std::copy_n(behind.gradient.data(), f.gradient.size(), f.gradient.data());
       behind.owes_input = false;
       next.land(behind);
@@ -496,14 +505,15 @@ class trainer {
   }
   void exchange(parallel::instruction const& i) {
     std::vector<comm::transfer> transfers;
+    index_t const rows = pass_type::cuts_tokens ? micro_tokens() / ranks.tensor.size() : micro_tokens();
+    auto const bytes = std::size_t(rows * net.width()) * sizeof(value_type);
     for (auto const& t : i.transfers) {
       flight& f = parts[std::size_t(t.chunk)].of(t.micro_batch);
       bool const sends = t.way == parallel::direction::send, activation = t.what == parallel::payload::activation;
       matrix_view<value_type>& received = activation ? f.input : f.gradient;
-      if (!sends) received = f.memory.template allocate_matrix<value_type>(micro_tokens(), net.width());
+      if (!sends) received = f.memory.template allocate_matrix<value_type>(rows, net.width());
       auto const* const data = sends && activation ? f.output.data() : received.data();
-      transfers.push_back({t.peer, sends, const_cast<value_type*>(data),
-                           std::size_t(micro_tokens() * net.width()) * sizeof(value_type)});
+      transfers.push_back({t.peer, sends, const_cast<value_type*>(data), bytes});
     }
     ranks.pipeline.exchange(transfers);
     for (auto const& t : i.transfers)
@@ -539,10 +549,9 @@ class trainer {
   template <class AtHead>
   void go_through(std::span<std::int32_t const> tokens, layout const& where, AtHead&& at_head) {
     int const stages = ranks.pipeline.size(), rank = ranks.pipeline.rank();
-    index_t const n = index_t(tokens.size());
-    auto const move = [&](int peer, bool sends, value_type const* data) {
-      comm::transfer const one{peer, sends, const_cast<value_type*>(data),
-                               std::size_t(n * net.width()) * sizeof(value_type)};
+    auto const move = [&](int peer, bool sends, matrix_view<value_type const> m) {
+      comm::transfer const one{peer, sends, const_cast<value_type*>(m.data()),
+                               std::size_t(m.size()) * sizeof(value_type)};
       ranks.pipeline.exchange({&one, 1});
     };
     for (std::size_t c = 0; c < parts.size(); ++c) {
@@ -552,15 +561,15 @@ class trainer {
       auto pass = make_pass(p, f, where);
       matrix_view<value_type const> input;
       if (!p.net.has_embedding && stages > 1) {
-        f.input = pass.template allocate<value_type>(net.width(), true);
-        move((rank + stages - 1) % stages, false, f.input.data());
+        f.input = pass.template allocate_own<value_type>(net.width(), true);
+        move((rank + stages - 1) % stages, false, f.input);
         input = f.input;
       } else if (!p.net.has_embedding) {
         input = parts[c - 1].of(0).output;
       }
       f.output = p.net.forward(pass, p.model.parameters(), tokens, input, f.saved);
       if (p.net.has_head) at_head(p, pass, f.output);
-      else if (stages > 1) move((rank + 1) % stages, true, f.output.data());
+      else if (stages > 1) move((rank + 1) % stages, true, f.output);
     }
     for (auto& p : parts) p.land(p.of(0));
   }
@@ -576,12 +585,14 @@ class trainer {
     ranks.pipeline.broadcast(std::as_writable_bytes(std::span(logits.data(), std::size_t(logits.size()))),
                              ranks.pipeline.size() - 1);
   }
+  /// Adds the losses of the tokens from number `first` to `last`.
   void forward_losses(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets, index_t samples,
-                      sum_of_rank* sum) {
-    go_through(tokens, layout_of(samples), [&](part& last, pass_type& pass, matrix_view<value_type const> hidden) {
+                      index_t first, index_t last, sum_of_rank& sum) {
+    go_through(tokens, layout_of(samples), [&](part& at_head, pass_type& pass, matrix_view<value_type const> hidden) {
       float* const losses = pass.saved.template allocate<float>(pass.tokens());
-      last.net.head_loss(pass, last.model.parameters(), nullptr, hidden, targets, losses, 0, matrix_view<value_type>{});
-      if (sum) add_losses(targets, losses, *sum);
+      at_head.net.head_loss(pass, at_head.model.parameters(), nullptr, hidden, targets, losses, 0,
+                            matrix_view<value_type>{});
+      if (first < last) add_losses(targets.subspan(std::size_t(first), std::size_t(last - first)), losses + first, sum);
     });
   }
   /// Of the tensor ranks, which all have the same losses, one adds them.

@@ -28,8 +28,9 @@ struct kernel_for<dropout_t, device::host> {
  private:
   template <class T>
   static void drop_row(dropout_args<T> const& a, index_t t, index_t cols) {
-    std::uint64_t const sample = a.first_sample + std::uint64_t(t / a.sequence_length);
-    std::uint64_t const first = std::uint64_t(a.first_position + t % a.sequence_length) * std::uint64_t(cols);
+    index_t const token = a.first_token + t;
+    std::uint64_t const sample = a.first_sample + std::uint64_t(token / a.sequence_length);
+    std::uint64_t const first = std::uint64_t(a.first_position + token % a.sequence_length) * std::uint64_t(cols);
     T const* const x = detail::row(a.x, t);
     T* const out = detail::row(a.out, t);
     // word >> 8 and rate 2^24 are exact: the comparison is that of `random_stream::uniform` with rate.

@@ -1,0 +1,17 @@
+# The trainers of the examples' lines of types call kernels that are compiled once: examples/train_gpt/kernels.hpp knows
+# them all.
+cmake_minimum_required(VERSION 3.25)
+find_program(nm nm)
+file(GLOB objects ${TENON_BINARY_DIR}/examples/CMakeFiles/train_gpt_*.dir/lines/*.o)
+if(NOT nm OR NOT objects)
+  message("skipped: nm was not found, or no objects of train_gpt where Make and Ninja put them")
+  return()
+endif()
+execute_process(COMMAND ${nm} -C --defined-only ${objects} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "tenon::ops::run_kernel<[^\n]*" kernels "${symbols}")
+list(REMOVE_DUPLICATES kernels)
+if(kernels)
+  list(JOIN kernels "\n  " kernels)
+  message(FATAL_ERROR "compiled with every trainer, at low optimisation:\n  ${kernels}\n"
+    "Fix: add them to examples/train_gpt/kernels.hpp.")
+endif()
