@@ -25,24 +25,57 @@ namespace {
 using tenon::index_t;
 using json = nlohmann::ordered_json;
 
-/// Meshes to try: every stage of ZeRO with every number of micro-batches, on threads and on MPI ranks.
+/// Which model a mesh is for: sequences are not cut where there is a mixture, and only a mixture has experts.
+enum class kind { any, dense, mixture };
+/// Meshes to try, on threads and on MPI ranks.
 struct meshes {
   char const* mesh;
   std::vector<int> zero;
   std::vector<index_t> accumulate;
   std::vector<char const*> flags = {};  // further ones of train_gpt_threads
+  kind model = kind::any;
+  bool quick = true;  // its first number of micro-batches is in the short list
 };
-/// The batch is 24 sequences. A micro-batch is a power of two of them, and with ZeRO 2 and 3 so is what all ranks work on
-/// at a time, if there are several micro-batches.
+/// The batch is 24 sequences. A micro-batch is a power of two of them, and so is what all ranks work on at a time if
+/// gradients are reduced after each of several micro-batches (zero 2 and 3, context, expert).
 std::vector<meshes> const table{
-    {"data=1", {0}, {1, 3, 6, 12}},        //
-    {"data=2", {0, 1, 2, 3}, {3, 6, 12}},  //
-    {"data=3", {0, 1}, {1, 2, 4}},         //
-    {"data=3", {2, 3}, {1}},               //
-    {"data=4", {0, 1, 2, 3}, {3, 6}},      //
-    {"data=6", {0, 1}, {1, 2, 4}},         //
-    {"data=6", {2, 3}, {1}},               //
-    {"data=8", {0, 1, 2, 3}, {3}},         //
+    {"data=1", {0}, {1, 3, 6, 12}},
+    // data and ZeRO
+    {"data=2", {0, 1, 2, 3}, {3, 6, 12}},
+    {"data=3", {0, 1}, {1, 2, 4}, {}, kind::any, false},
+    {"data=3", {2, 3}, {1}, {}, kind::any, false},
+    {"data=4", {1, 3}, {3}, {}, kind::any, false},
+    {"data=6", {0, 3}, {1}, {}, kind::any, false},
+    {"data=8", {0, 1, 2, 3}, {3}, {}, kind::any, false},
+    // tensor
+    {"tensor=2", {0}, {1, 3}},
+    {"tensor=4", {0}, {3}, {}, kind::any, false},
+    {"tensor=8", {0}, {1}, {}, kind::any, false},
+    {"data=2,tensor=2", {0, 1, 3}, {3}},
+    {"data=3,tensor=2", {1}, {1}, {}, kind::any, false},
+    {"tensor=2", {0}, {3}, {"--sequence-parallel"}, kind::dense},
+    {"data=2,tensor=4", {0}, {3}, {"--sequence-parallel"}, kind::dense, false},
+    // pipeline
+    {"pipeline=2", {0}, {3, 6}, {"--schedule", "gpipe"}},
+    {"pipeline=3", {0}, {3, 6}, {"--schedule", "1f1b"}},
+    {"pipeline=3", {0}, {6, 12}, {"--schedule", "interleaved"}},
+    {"pipeline=2", {0}, {6, 12}, {"--schedule", "zero_bubble"}},
+    {"pipeline=6", {0}, {12}, {"--schedule", "zero_bubble"}, kind::any, false},
+    {"data=2,pipeline=3", {1}, {3}, {"--schedule", "1f1b"}, kind::any, false},
+    {"data=2,tensor=2,pipeline=2", {1}, {6}, {"--schedule", "1f1b"}},
+    // context
+    {"context=2", {0}, {24}, {"--exchange", "ring"}, kind::dense},
+    {"context=4", {0}, {24}, {"--exchange", "ring"}, kind::dense, false},
+    {"data=2,context=2", {0}, {12}, {"--exchange", "all_to_all"}, kind::dense},
+    {"data=4,context=2", {3}, {6}, {"--exchange", "ring"}, kind::dense, false},
+    {"tensor=2,context=2,pipeline=2", {0}, {24}, {"--schedule", "zero_bubble"}, kind::dense, false},
+    // expert
+    {"expert=2", {0}, {3, 6}, {}, kind::mixture},
+    {"expert=4", {0}, {3}, {}, kind::mixture, false},
+    {"expert=8", {0}, {3}, {}, kind::mixture, false},
+    {"data=3,expert=2", {1}, {1}, {}, kind::mixture, false},
+    {"data=2,expert=2", {1, 3}, {3}, {}, kind::mixture},
+    {"tensor=2,expert=2,pipeline=2", {0}, {6}, {"--schedule", "interleaved"}, kind::mixture},
 };
 
 struct run {
@@ -60,7 +93,7 @@ struct run {
                                  "--batch",
                                  "24",
                                  "--steps",
-                                 "3",
+                                 "2",
                                  "--sample-tokens",
                                  "0",
                                  "--json",
@@ -80,13 +113,14 @@ struct run {
   }
 };
 
-/// With `quick` the first number of micro-batches of each line, and of MPI four ranks.
-std::vector<run> list(bool quick, bool mpi) {
+/// With `quick` the first number of micro-batches of the lines that are for it, and of MPI four ranks.
+std::vector<run> list(bool quick, bool mpi, kind model) {
   std::vector<run> all;
   for (std::string const communicator : {"threads", "mpi"})
     for (auto const& m : table) {
       int const ranks = int(tenon::comm::parse_mesh(m.mesh).size());
-      if (communicator == "mpi" && (!mpi || (quick && ranks != 4))) continue;
+      if (communicator == "mpi" && (!mpi || ranks == 1 || (quick && ranks != 4))) continue;
+      if ((quick && !m.quick) || (m.model != kind::any && m.model != model)) continue;
       for (int zero : m.zero)
         for (index_t n : m.accumulate)
           if (!quick || n == m.accumulate[0]) all.push_back({m.mesh, communicator, ranks, zero, n, m.flags});
@@ -189,11 +223,11 @@ int main(int argc, char** argv) try {
   CLI11_PARSE(app, argc, argv);
   auto const lacking = without_mpi();
   if (!lacking.empty()) std::fprintf(stderr, "mesh_matrix: MPI is left out: %s\n", lacking.c_str());
-  auto const runs = list(quick, lacking.empty());
   json models = json::array();
   bool same = true;
   for (char const* model : {"gpt-mesh", "mixtral-mesh"}) {
-    models.push_back(try_all(model, runs, !as_json));
+    auto const what = std::string(model) == "gpt-mesh" ? kind::dense : kind::mixture;
+    models.push_back(try_all(model, list(quick, lacking.empty(), what), !as_json));
     same = same && models.back().at("distinct_hashes") == 1;
   }
   if (as_json) std::printf("%s\n", json{{"models", models}}.dump(1).c_str());

@@ -41,6 +41,12 @@ bool fits(arguments const& a) {
          (m.context == 1 || name_of(typename Set::context{}) == a.exchange);
 }
 
+/// What would not compile: a mixture's router reads whole sequences.
+template <class Set, class Model>
+inline constexpr bool is_refused = !std::is_void_v<typename Set::sequence> && requires {
+  Model::config.experts;
+};
+
 /// Adds the trainers of `Ps` on ranks of `World` to `lines`. @param communicator the World's name
 template <class World, class... Ps>
 bool add_line(char const* communicator_name, char const* policies) {
@@ -51,12 +57,17 @@ bool add_line(char const* communicator_name, char const* policies) {
   lines<World>().push_back({policies, int(std::count(std::begin(degrees), std::end(degrees), tenon::dynamic)),
                             fits<set>, [](World& world, arguments const& a) {
                               return std::visit(
-                                  [&](auto const& config) {
+                                  [&](auto const& config) -> nlohmann::ordered_json {
                                     using model = decltype(model_of(config));
                                     using namespace tenon::precision;
-                                    return a.precision == fp32::name
-                                               ? run<model, fp32, Ps...>(world, config, a, communicator)
-                                               : run<model, bf16_mixed, Ps...>(world, config, a, communicator);
+                                    if constexpr (is_refused<set, model>)
+                                      throw tenon::argument_error(a.model +
+                                                                  ": sequence_parallel takes no mixture of experts. "
+                                                                  "Fix: drop --sequence-parallel.");
+                                    else
+                                      return a.precision == fp32::name
+                                                 ? run<model, fp32, Ps...>(world, config, a, communicator)
+                                                 : run<model, bf16_mixed, Ps...>(world, config, a, communicator);
                                   },
                                   models().at(a.model));
                             }});

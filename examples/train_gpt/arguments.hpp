@@ -32,10 +32,16 @@ inline std::map<std::string, shape> const& models() {
       {"llama-small", llama{.layers = 4, .width = 256, .heads = 4, .kv_heads = 2, .context = 128, .vocabulary = 256}},
       {"mixtral-tiny",
        mixtral{.layers = 2, .width = 64, .heads = 4, .kv_heads = 2, .context = 64, .vocabulary = 256, .experts = 4}},
-      // Divisible by up to 8 along every axis of a mesh.
-      {"gpt-mesh", gpt{.layers = 8, .width = 64, .heads = 8, .context = 32, .vocabulary = 256}},
-      {"mixtral-mesh",
-       mixtral{.layers = 8, .width = 64, .heads = 8, .kv_heads = 8, .context = 32, .vocabulary = 256, .experts = 8}},
+      // Divisible along every axis of a mesh.
+      {"gpt-mesh", gpt{.layers = 6, .width = 128, .heads = 8, .context = 256, .vocabulary = 256}},
+      {"mixtral-mesh", mixtral{.layers = 6,
+                               .width = 128,
+                               .heads = 8,
+                               .kv_heads = 8,
+                               .hidden = 128,
+                               .context = 64,
+                               .vocabulary = 256,
+                               .experts = 8}},
   };
   return all;
 }

@@ -6,8 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <tenon/comm/trace.hpp>
 #include <tenon/exec/host/peak.hpp>
-#include <tenon/profile/chrome_trace.hpp>
 #include <tenon/profile/table.hpp>
 #include <tenon/train.hpp>
 
@@ -57,9 +57,9 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
     auto const drawn = tenon::generate_text(t, a.prompt, {.tokens = a.sample_tokens, .seed = a.seed});
     if (prints) print_sample(drawn, when);
   };
-  tenon::profile::recorder recorder;
-  bool const records = world.rank() == 0 && (!a.trace.empty() || a.table);
-  if (records) t.context().profiler = &recorder;
+  tenon::profile::rank_recorder recorder;
+  bool const tabulates = world.rank() == 0 && a.table;
+  if (!a.trace.empty() || tabulates) t.record(&recorder);
   if (!a.resume) sample("before training");
 
   tenon::progress_line progress(stdout, a.steps, peak);
@@ -73,9 +73,9 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
                                     if (prints) progress.update(e);
                                   }});
   if (prints) progress.finish();
-  t.context().profiler = nullptr;
-  if (records && !a.trace.empty()) tenon::profile::write_chrome_trace(a.trace, recorder);
-  if (records && a.table)
+  t.record(nullptr);
+  if (!a.trace.empty()) tenon::comm::write_trace(world, a.trace, recorder);
+  if (tabulates)
     std::fputs(tenon::profile::table(recorder, {own_peak, tenon::exec::measure_read_bandwidth(pool)}).c_str(), stdout);
   sample("after training");
 

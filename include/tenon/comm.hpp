@@ -9,3 +9,4 @@
 #include <tenon/comm/self.hpp>
 #include <tenon/comm/stream.hpp>
 #include <tenon/comm/threads.hpp>
+#include <tenon/comm/trace.hpp>

@@ -5,6 +5,7 @@
 #include <tenon/core/config.hpp>
 #include <tenon/core/element.hpp>
 #include <tenon/core/error.hpp>
+#include <tenon/core/file_block.hpp>
 #include <tenon/core/json_text.hpp>
 #include <tenon/core/parameter.hpp>
 #include <tenon/core/philox.hpp>

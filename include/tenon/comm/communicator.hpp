@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <span>
 
+#include <tenon/profile/recorder.hpp>
+
 namespace tenon::comm {
 
 /// One direction of a point-to-point exchange with `peer`.
@@ -25,6 +27,8 @@ struct transfer {
 /// What is counted: see `counters`.
 enum class operation { reduce_scatter, all_gather, all_to_all, broadcast, sum, exchange, barrier };
 inline constexpr std::size_t operations = 7;
+inline constexpr std::array<char const*, operations> operation_names{
+    "reduce_scatter", "all_gather", "all_to_all", "broadcast", "sum", "exchange", "barrier"};
 
 /// How often this rank called an operation and how many bytes it sent to other ranks by it. An all-reduce is a
 /// reduce-scatter and an all-gather.
@@ -49,6 +53,12 @@ struct counters {
 };
 
 namespace detail {
+// Counts an operation, and records it for as long as the result lives.
+inline profile::range begin_operation(counters& all, profile::recorder* profiler, operation o, std::size_t sent) {
+  all.add(o, sent);
+  return {profiler, operation_names[std::size_t(o)], {0, double(sent)}};
+}
+
 // Bytes that a rank sends to others by an operation, the same for all communicators: what a ring or a direct exchange
 // puts on the wire.
 inline std::size_t sent_by_broadcast(std::size_t bytes, bool root, int ranks) {
@@ -96,6 +106,7 @@ struct shard_visitor {
 ///    consume(begin, end, vectors) with vectors[i] pointing at element `begin` of vector i, in the order of ranks. What
 ///    is shown must not be written before `visit_shards` returns; `consume` may write elements [begin, end) elsewhere,
 ///    and into this rank's own vectors.
+///  - `profiler`: where the operations of this handle are recorded, with the bytes sent; null at first.
 ///  - `abandon()`, from any thread of a rank that is failing: what its other threads wait for ends with an error.
 /// @error error(comm_failed) when a peer is gone
 template <class C>
@@ -117,6 +128,7 @@ concept Communicator = std::movable<C> &&
   c.visit_shards(vectors, counts, cuts, visitor);
   c.abandon();
   { c.traffic() } -> std::same_as<counters&>;
+  { c.profiler } -> std::same_as<profile::recorder*&>;
 };
 
 }  // namespace tenon::comm

@@ -80,6 +80,11 @@ class mesh {
   /// A collective. `all` lives longer.
   mesh(C& all, mesh_shape const& shape) : mesh(all, place(all, shape)) {}
 
+  /// Where the operations of all these groups are recorded, the world's too; null: nowhere.
+  void record(profile::recorder* r) {
+    for (C* group : {&world, &tensor, &context, &pipeline, &expert, &data, &batch, &replicas}) group->profiler = r;
+  }
+
   constexpr mesh_shape shape() const {
     return {data.size(), tensor.size(), context.size(), pipeline.size(), expert.size()};
   }

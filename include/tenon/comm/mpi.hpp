@@ -152,19 +152,19 @@ class mpi {
     return mpi(detail::mpi_group(group.world, part));
   }
   void barrier() {
-    count(operation::barrier, 0);
+    auto const running = count(operation::barrier, 0);
     detail::check_mpi(MPI_Ibarrier(group.comm, &requests[0].emplace_back()), "MPI_Ibarrier");
     wait(requests[0]);
   }
   void broadcast(std::span<std::byte> bytes, int root) {
-    count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
+    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
     for_chunks(bytes.data(), bytes.size(), [&](std::byte* at, int n) {
       detail::check_mpi(MPI_Ibcast(at, n, MPI_BYTE, root, group.comm, &requests[0].emplace_back()), "MPI_Ibcast");
     });
     wait(requests[0]);
   }
   void all_gather(std::span<std::byte> whole, std::span<std::size_t const> cuts) {
-    count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
+    auto const running = count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
     auto const part = [&](int p) {
       return whole.subspan(cuts[std::size_t(p)], cuts[std::size_t(p) + 1] - cuts[std::size_t(p)]);
     };
@@ -173,7 +173,7 @@ class mpi {
     wait(requests[0]);
   }
   void all_to_all(std::span<std::span<std::byte const> const> sends, std::span<std::span<std::byte> const> receives) {
-    count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
+    auto const running = count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
     for_others([&](int p) { receive(receives[std::size_t(p)].data(), receives[std::size_t(p)].size(), p); });
     for_others([&](int p) { send(sends[std::size_t(p)].data(), sends[std::size_t(p)].size(), p); });
     if (auto const from = sends[std::size_t(me)]; from.data() != receives[std::size_t(me)].data())
@@ -181,7 +181,7 @@ class mpi {
     wait(requests[0]);
   }
   void exchange(std::span<transfer const> transfers) {
-    count(operation::exchange, detail::sent_by_exchange(transfers));
+    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers));
     for (auto const& t : transfers)
       if (!t.sends) receive(t.data, t.bytes, t.peer);
     for (auto const& t : transfers)
@@ -189,7 +189,7 @@ class mpi {
     wait(requests[0]);
   }
   void sum(std::span<std::int64_t> integers) {
-    count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
+    auto const running = count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
     for_chunks(integers.data(), integers.size(), [&](std::int64_t* at, int n) {
       detail::check_mpi(
           MPI_Iallreduce(MPI_IN_PLACE, at, n, MPI_INT64_T, MPI_SUM, group.comm, &requests[0].emplace_back()),
@@ -200,7 +200,7 @@ class mpi {
   template <class Consume>
   void visit_shards(std::span<float const* const> mine, std::span<int const> vectors_of,
                     std::span<std::size_t const> cuts, Consume&& consume) {
-    count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
+    auto const running = count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
     std::size_t all = 0, longest = 0;
     for (std::size_t p = 0; p < vectors_of.size(); ++p) {
       all += std::size_t(vectors_of[p]);
@@ -264,6 +264,7 @@ class mpi {
     return missing;
   }
   counters& traffic() { return group.world->counted; }
+  profile::recorder* profiler = nullptr;
   /// This rank is failing: whatever another thread of it waits for ends.
   void abandon() { group.world->abandoned = true; }
   /// Ends all processes.
@@ -299,7 +300,9 @@ class mpi {
     return copy;
   }
 
-  void count(operation o, std::size_t bytes) { traffic().add(o, bytes); }
+  profile::range count(operation o, std::size_t bytes) {
+    return detail::begin_operation(traffic(), profiler, o, bytes);
+  }
   template <class F>
   void for_others(F&& f) const {
     for (int i = 1; i < ranks; ++i) f((me + i) % ranks);

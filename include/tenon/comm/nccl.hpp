@@ -85,17 +85,17 @@ class nccl {
   }
   /// Also waits for this rank's own stream.
   void barrier() {
-    count(operation::barrier, 0);
+    auto const running = count(operation::barrier, 0);
     detail::check_nccl(ncclAllReduce(room(1), buffer, 1, ncclFloat, ncclSum, comm, queue), "ncclAllReduce");
     synchronise();
   }
   void broadcast(std::span<std::byte> bytes, int root) {
-    count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
+    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
     detail::check_nccl(ncclBroadcast(bytes.data(), bytes.data(), bytes.size(), ncclInt8, root, comm, queue),
                        "ncclBroadcast");
   }
   void all_gather(std::span<std::byte> whole, std::span<std::size_t const> cuts) {
-    count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
+    auto const running = count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
     auto const part = [&](int p) {
       return whole.subspan(cuts[std::size_t(p)], cuts[std::size_t(p) + 1] - cuts[std::size_t(p)]);
     };
@@ -107,7 +107,7 @@ class nccl {
     });
   }
   void all_to_all(std::span<std::span<std::byte const> const> sends, std::span<std::span<std::byte> const> receives) {
-    count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
+    auto const running = count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
     together([&] {
       for_others([&](int p) {
         receive(receives[std::size_t(p)].data(), receives[std::size_t(p)].size(), p);
@@ -120,13 +120,13 @@ class nccl {
           "cudaMemcpyAsync");
   }
   void exchange(std::span<transfer const> transfers) {
-    count(operation::exchange, detail::sent_by_exchange(transfers));
+    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers));
     together([&] {
       for (auto const& t : transfers) t.sends ? send(t.data, t.bytes, t.peer) : receive(t.data, t.bytes, t.peer);
     });
   }
   void sum(std::span<std::int64_t> integers) {
-    count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
+    auto const running = count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
     detail::check_nccl(
         ncclAllReduce(integers.data(), integers.data(), integers.size(), ncclInt64, ncclSum, comm, queue),
         "ncclAllReduce");
@@ -134,7 +134,7 @@ class nccl {
   template <class Consume>
   void visit_shards(std::span<float const* const> mine, std::span<int const> vectors_of,
                     std::span<std::size_t const> cuts, Consume&& consume) {
-    count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
+    auto const running = count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
     std::size_t all = 0, longest = 0;
     for (std::size_t p = 0; p < vectors_of.size(); ++p) {
       all += std::size_t(vectors_of[p]);
@@ -170,6 +170,7 @@ class nccl {
   }
   void abandon() { ncclCommAbort(std::exchange(comm, nullptr)); }
   counters& traffic() { return *counted; }
+  profile::recorder* profiler = nullptr;
 
  private:
   static constexpr std::size_t piece_floats = std::size_t(1) << 20;  // 4 MiB a peer: NCCL is at full speed
@@ -190,7 +191,9 @@ class nccl {
     detail::check_nccl(ncclCommUserRank(comm, &me), "ncclCommUserRank");
     detail::check_nccl(ncclCommCount(comm, &ranks), "ncclCommCount");
   }
-  void count(operation o, std::size_t bytes) { counted->add(o, bytes); }
+  profile::range count(operation o, std::size_t bytes) {
+    return detail::begin_operation(traffic(), profiler, o, bytes);
+  }
   template <class F>
   void for_others(F&& f) const {
     for (int i = 1; i < ranks; ++i) f((me + i) % ranks);

@@ -31,6 +31,7 @@ class self {
   }
   void abandon() const {}
   counters& traffic() { return counted; }
+  profile::recorder* profiler = nullptr;  // one rank sends nothing: nothing is recorded
 
  private:
   counters counted;

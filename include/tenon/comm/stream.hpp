@@ -55,10 +55,16 @@ class stream {
     return enqueue(std::move(f), false);
   }
   void wait(request r) {
+    profile::range const waiting(finished.load(std::memory_order_relaxed) < r ? waits : nullptr, "wait");
     wait_until(finished, [&](request now) { return now >= r; });
     if (failed.load(std::memory_order_acquire) <= r) std::rethrow_exception(failure);
   }
   void wait_all() { wait(enqueued.load(std::memory_order_relaxed)); }
+  /// Records from here on what the stream's thread communicates and how long the caller waits for it; null: no more.
+  void record(profile::recorder* communication, profile::recorder* caller) {
+    wait(enqueue([communication](C& c) { c.profiler = communication; }));
+    waits = caller;
+  }
 
  private:
   static constexpr std::size_t capacity = 64, room = 96;
@@ -105,6 +111,7 @@ class stream {
   }
 
   C group;
+  profile::recorder* waits = nullptr;
   std::array<task, capacity> tasks;
   alignas(cache_line_bytes) std::atomic<request> enqueued{0};
   alignas(cache_line_bytes) std::atomic<request> finished{0};
@@ -129,6 +136,7 @@ class stream<self> {
   }
   void wait(request) {}
   void wait_all() {}
+  void record(profile::recorder*, profile::recorder*) {}
 };
 
 }  // namespace tenon::comm

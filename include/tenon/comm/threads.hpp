@@ -139,6 +139,8 @@ inline void thread_world::fail(int rank) {
 /// @test tests/comm/communicator_test.cpp
 class threads {
  public:
+  /// One rank's pointers are good for all.
+  static constexpr bool one_process = true;
   /// f(world) on `ranks` threads, the caller being rank 0; returns when all have returned. Rethrows what the first rank
   /// to fail threw.
   template <class F>
@@ -192,12 +194,12 @@ class threads {
     return {joined, int(std::find(ranks.begin(), ranks.end(), std::pair(key, me)) - ranks.begin())};
   }
   void barrier() {
-    count(operation::barrier, 0);
+    auto const running = count(operation::barrier, 0);
     step(2);
     wait_for_others();
   }
   void broadcast(std::span<std::byte> bytes, int root) {
-    count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, size()));
+    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, size()));
     member(me).shown = bytes.data();
     guarded([&] {
       step();
@@ -210,7 +212,7 @@ class threads {
     });
   }
   void all_gather(std::span<std::byte> whole, std::span<std::size_t const> cuts) {
-    count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
+    auto const running = count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
     together(whole.data(), [&] {
       for_others([&](int p) {
         auto const [begin, end] = cut(cuts, p);
@@ -219,7 +221,7 @@ class threads {
     });
   }
   void all_to_all(std::span<std::span<std::byte const> const> sends, std::span<std::span<std::byte> const> receives) {
-    count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
+    auto const running = count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
     together(sends.data(), [&] {
       auto const receive = [&](int p) {
         std::span<std::byte const> const from = shown<std::span<std::byte const> const>(p)[me];
@@ -232,7 +234,7 @@ class threads {
     });
   }
   void exchange(std::span<transfer const> transfers) {
-    count(operation::exchange, detail::sent_by_exchange(transfers));
+    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers));
     state.assign(transfers.size(), waiting);
     try {
       while (true) {
@@ -258,7 +260,7 @@ class threads {
     }
   }
   void sum(std::span<std::int64_t> integers) {
-    count(operation::sum, detail::sent_by_sum(integers.size_bytes(), size()));
+    auto const running = count(operation::sum, detail::sent_by_sum(integers.size_bytes(), size()));
     auto const cuts = even_cuts(integers.size(), size(), cache_line_bytes / sizeof(std::int64_t));
     together(integers.data(), [&] {
       for (std::size_t i = cuts[std::size_t(me)]; i < cuts[std::size_t(me) + 1]; ++i) {
@@ -271,7 +273,7 @@ class threads {
   template <class Consume>
   void visit_shards(std::span<float const* const> mine, std::span<int const> vectors_of,
                     std::span<std::size_t const> cuts, Consume&& consume) {
-    count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
+    auto const running = count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
     together(mine.data(), [&] {
       auto const [begin, end] = cut(cuts, me);
       vectors.clear();
@@ -284,8 +286,8 @@ class threads {
   void all_reduce(std::span<float> data) {
     auto const cuts = even_cuts(data.size(), size(), std::size_t(lanes));
     auto const [begin, end] = cut(cuts, me);
-    count(operation::reduce_scatter, (data.size() - (end - begin)) * sizeof(float));
-    count(operation::all_gather, (end - begin) * sizeof(float) * std::size_t(size() - 1));
+    auto const scattering = count(operation::reduce_scatter, (data.size() - (end - begin)) * sizeof(float));
+    auto const gathering = count(operation::all_gather, (end - begin) * sizeof(float) * std::size_t(size() - 1));
     together(data.data(), [&, first = begin, n = end - begin] {
       if (size() == 2) {
         float *TENON_RESTRICT const a = shown<float>(0) + first, *TENON_RESTRICT const b = shown<float>(1) + first;
@@ -319,13 +321,16 @@ class threads {
   /// This rank is failing: whatever another thread of it, or anybody else, waits for ends.
   void abandon() { group->world->fail(member(me).world_rank); }
   counters& traffic() { return group->world->counted[std::size_t(member(me).world_rank)]; }
+  profile::recorder* profiler = nullptr;
 
  private:
   enum : char { waiting, offered, done };  // a transfer's state
 
   threads(std::shared_ptr<detail::thread_group> g, int rank) : group(std::move(g)), me(rank) {}
 
-  void count(operation o, std::size_t bytes) { traffic().add(o, bytes); }
+  profile::range count(operation o, std::size_t bytes) {
+    return detail::begin_operation(traffic(), profiler, o, bytes);
+  }
   detail::thread_group::member& member(int p) const { return group->members[std::size_t(p)]; }
   template <class T>
   T* shown(int p) const {

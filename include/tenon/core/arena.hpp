@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <span>
 #include <string>
@@ -32,25 +33,40 @@ class memory_block {
     if (bytes <= std::numeric_limits<std::size_t>::max() / 2) {
       length = (bytes + page - 1) / page * page;
       if (length >= huge) length = (bytes + huge - 1) / huge * huge;
-      pointer = length >= huge ? map(length) : allocate(length);
+      if (length >= huge) pointer = map(length), calls.release = unmap;
+      else pointer = allocate(length);
     }
     if (!pointer)
       throw error(errc::out_of_memory, "tenon::memory_block: the system has no " + std::to_string(bytes) +
                                            " bytes to give. Fix: a smaller batch, context or model.");
   }
+  /// What is done with other memory: `evict` may write whole pages away that come back when they are touched.
+  struct functions {
+    void (*release)(std::byte*, std::size_t) = [](std::byte* p, std::size_t) { std::free(p); };
+    void (*evict)(std::byte*, std::size_t) = nullptr;
+  };
+  /// Takes over memory that somebody else made, aligned to a page.
+  memory_block(std::byte* made, std::size_t bytes, functions f) : pointer(made), length(bytes), calls(f) {}
   memory_block(memory_block&& o) noexcept
-      : pointer(std::exchange(o.pointer, nullptr)), length(std::exchange(o.length, 0)) {}
+      : pointer(std::exchange(o.pointer, nullptr)), length(std::exchange(o.length, 0)), calls(o.calls) {}
   memory_block& operator=(memory_block&& o) noexcept {
     std::swap(pointer, o.pointer);
     std::swap(length, o.length);
+    std::swap(calls, o.calls);
     return *this;
   }
   ~memory_block() {
-    if (length >= huge) unmap(pointer, length);
-    else std::free(pointer);
+    if (pointer) calls.release(pointer, length);
   }
   std::byte* data() const { return pointer; }
   std::size_t size() const { return length; }
+  /// Bytes [begin, begin + bytes) are not needed soon: they need not stay in memory. Does nothing to memory that has
+  /// nowhere to go; see `file_block`.
+  void evict(std::size_t begin, std::size_t bytes) const {
+    if (!calls.evict || !bytes) return;
+    std::size_t const first = begin / page * page;
+    calls.evict(pointer + first, (begin + bytes + page - 1) / page * page - first);
+  }
 
  private:
   static constexpr std::size_t page = 4096, huge = std::size_t(2) << 20;
@@ -80,6 +96,7 @@ class memory_block {
 
   std::byte* pointer = nullptr;
   std::size_t length = 0;
+  functions calls;
 };
 
 /// A stack of memory. `allocate` moves the top up, `release(mark())` moves it back; blocks taken from the system are
@@ -90,6 +107,8 @@ class arena {
     std::size_t block = 0, offset = 0, lent = 0;
   };
   explicit arena(std::size_t block_bytes = std::size_t(32) << 20) : least(block_bytes) {}
+  /// Blocks come from f(bytes) from here on.
+  void take_blocks_from(std::function<memory_block(std::size_t)> f) { source = std::move(f); }
   arena(arena const&) = delete;
   arena& operator=(arena const&) = delete;
 
@@ -110,6 +129,10 @@ class arena {
   }
   position mark() const { return top; }
   void release(position p) { top = p; }
+  /// See memory_block::evict; for all that is allocated, and stays so.
+  void evict() const {
+    for (auto const& b : blocks) b.evict(0, b.size());
+  }
   /// Bytes held from the system.
   std::size_t bytes_reserved() const {
     std::size_t n = 0;
@@ -124,11 +147,12 @@ class arena {
     bytes = (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
     if (top.lent + bytes <= loan.size()) return loan.data() + std::exchange(top.lent, top.lent + bytes);
     while (top.block < blocks.size() && top.offset + bytes > blocks[top.block].size()) ++top.block, top.offset = 0;
-    if (top.block == blocks.size()) blocks.emplace_back(bytes > least ? bytes : least);
+    if (top.block == blocks.size()) blocks.push_back(source(bytes > least ? bytes : least));
     std::byte* p = blocks[top.block].data() + top.offset;
     top.offset += bytes;
     return p;
   }
+  std::function<memory_block(std::size_t)> source = [](std::size_t bytes) { return memory_block(bytes); };
   std::vector<memory_block> blocks;
   std::span<std::byte> loan;
   position top;

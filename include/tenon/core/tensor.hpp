@@ -52,6 +52,12 @@ class dense_tensor {
                              ". Fix: give the size of the type.");
     allocate();
   }
+  /// In memory that is made already.
+  dense_tensor(Extents e, memory_block made) : sizes(e), memory(std::move(made)) {
+    if (memory.size() / sizeof(T) < std::size_t(size()))
+      throw argument_error("tenon::dense_tensor: its " + std::to_string(size()) + " elements do not fit " +
+                           std::to_string(memory.size()) + " bytes. Fix: a larger block.");
+  }
   dense_tensor(dense_tensor&& o) noexcept : sizes(std::exchange(o.sizes, Extents{})), memory(std::move(o.memory)) {}
   dense_tensor& operator=(dense_tensor&& o) noexcept {
     std::swap(sizes, o.sizes);
@@ -64,6 +70,10 @@ class dense_tensor {
     dense_tensor copy(sizes);
     std::copy_n(data(), data() ? size() : 0, copy.data());
     return copy;
+  }
+  /// See memory_block::evict. @param first the first of `count` elements in the order of memory
+  void evict(index_t first, index_t count) const {
+    memory.evict(std::size_t(first) * sizeof(T), std::size_t(count) * sizeof(T));
   }
   void fill(T value) { std::fill_n(data(), data() ? size() : 0, value); }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/stream.hpp>
+#include <tenon/core/file_block.hpp>
 #include <tenon/nn/initialize.hpp>
 #include <tenon/nn/parameter.hpp>
 #include <tenon/ops/elementwise.hpp>
@@ -56,10 +58,10 @@ class model_state {
   using gradients_type = typename Network::template parameters<float>;
   static constexpr int stage = Set::zero::stage;
 
-  /// @param net all of a model, or a stage of it; lives longer
+  /// @param net all of a model, or a stage of it; lives longer @param folder for memory::offload<file_backed>
   model_state(Context& context, Network const& net, comm::mesh<C>& ranks, sample_plan const& samples,
-              std::uint64_t seed)
-      : exec(context), network(net), mesh(ranks), plan(samples), replicas(ranks.replicas) {
+              std::uint64_t seed, std::filesystem::path const& folder)
+      : exec(context), network(net), mesh(ranks), plan(samples), offload_folder(folder), replicas(ranks.replicas) {
     if (ranks.expert.size() > 1) expert_replicas.emplace(ranks.data);
     nn::binder<float const> describe(&spec_list, &begins);
     net.bind(describe);
@@ -76,12 +78,22 @@ class model_state {
     reductions.resize(buckets.size());
     allocate_parameters();
     initialize(seed);
-    first = flat_buffer<float>(state_size());
-    if (Set::optimizer::state_tensors > 1) second = flat_buffer<float>(state_size());
+    first = state_buffer(state_size());
+    if (Set::optimizer::state_tensors > 1) second = state_buffer(state_size());
   }
 
   std::span<parameter_spec const> specs() const { return spec_list; }
   index_t size() const { return flat_size; }
+  /// See trainer::record.
+  void record(profile::rank_recorder* r) {
+    auto const record_in = [r](holders& of) {
+      profile::recorder* const beside = r ? &r->background.emplace_back() : nullptr;
+      of.stream.record(beside, r ? &r->computation : nullptr);
+      of.copies.profiler = beside;  // the stream's, which is idle now
+    };
+    record_in(replicas);
+    if (expert_replicas) record_in(*expert_replicas);
+  }
   parameters_type const& parameters() const { return bound; }
 
   // ---- a micro-batch
@@ -90,7 +102,11 @@ class model_state {
   struct hooks {
     model_state* state = nullptr;
     bool writes_gradients = false;
-    void before_layer(index_t i, bool backward) const { state->before_layer(i, backward, writes_gradients); }
+    arena const* offloaded = nullptr;  ///< what layers have saved
+    void before_layer(index_t i, bool backward) const {
+      if (offloaded) offloaded->evict();
+      state->before_layer(i, backward, writes_gradients);
+    }
     void after_backward(index_t i) const { state->after_backward(i); }
   };
   /// Makes sure that what is outside the layers is there: call before a pass.
@@ -163,6 +179,7 @@ class model_state {
           optim::optimizer_buffers<value_type>{master_of(b), comm::reduced(updated_gradient(b)), at(first, b),
                                                at(second, b), copy_of(b)},
           options, learning_rate, step, scale);
+      evict(b);
       if constexpr (stage == 1 || stage == 2) gather(b);
     }
     if constexpr (stage == 3) forget_gathered();
@@ -186,12 +203,13 @@ class model_state {
   /// The rounded copies that blocks read follow the parameters that were written.
   void restored() {
     if constexpr (stage == 3) forget_gathered();
-    else if constexpr (rounds) {
-      for (std::size_t b = 0; b < own_buckets(); ++b) {
+    for (std::size_t b = 0; b < own_buckets(); ++b) {
+      if constexpr (rounds && stage < 3) {
         stretch const range = held(b);
         ops::convert(exec, ops::convert_args<value_type, float>{copy.data() + range.begin, master_of(b), range.size()});
         if constexpr (stage > 0) gather(b);
       }
+      evict(b);
     }
   }
   /// The reduced gradients of this rank's last step, where they lie in one buffer.
@@ -307,7 +325,8 @@ class model_state {
   // ---- parameters
 
   void allocate_parameters() {
-    master = flat_buffer<float>(compact_master ? compact : flat_size);
+    if constexpr (stage == 3 || rounds) master = state_buffer(compact_master ? compact : flat_size);
+    else master = flat_buffer<float>(flat_size);
     if constexpr (stage == 3) {
       gathered_bases = place(gathered, own_buckets(), true);
       std::vector<value_type const*> bases(gathered_bases.begin(), gathered_bases.end());
@@ -334,10 +353,24 @@ class model_state {
       }
     restored();
   }
-  float* master_of(std::size_t b) { return master.data() + (compact_master ? buckets[b].compact : held(b).begin); }
+  /// What an update reads and writes, and nothing else: it may be offloaded.
+  flat_buffer<float> state_buffer(index_t n) const {
+    if constexpr (memory::is_in_file<typename Set::memory>)
+      return {extents<dynamic>(n), file_block(std::size_t(n) * sizeof(float), offload_folder)};
+    else return flat_buffer<float>(n);
+  }
+  /// Bucket b's part of that is not needed soon.
+  void evict(std::size_t b) const {
+    master.evict(master_begin(b), held(b).size());
+    first.evict(state_begin(b), held(b).size());
+    second.evict(state_begin(b), held(b).size());
+  }
+  index_t master_begin(std::size_t b) const { return compact_master ? buckets[b].compact : held(b).begin; }
+  index_t state_begin(std::size_t b) const { return stage == 0 ? buckets[b].range.begin : buckets[b].compact; }
+  float* master_of(std::size_t b) { return master.data() + master_begin(b); }
   value_type* copy_of(std::size_t b) { return rounds && stage < 3 ? copy.data() + held(b).begin : nullptr; }
   float* at(flat_buffer<float>& buffer, std::size_t b) {
-    return buffer.size() ? buffer.data() + (stage == 0 ? buckets[b].range.begin : buckets[b].compact) : nullptr;
+    return buffer.size() ? buffer.data() + state_begin(b) : nullptr;
   }
   /// Gathers the replicas' parts of bucket b, behind the scenes; `need` waits for it.
   void gather(std::size_t b) {
@@ -346,9 +379,11 @@ class model_state {
     float const* const own = stage == 3 ? master_of(b) : nullptr;
     gathers[b] = holders_of(b).stream.enqueue([this, b, to, own](C& group) {
       auto const& k = buckets[b];
-      if (own)
+      if (own) {
         std::transform(own, own + k.own.size(), to + (k.own.begin - k.range.begin),
                        [](float v) { return value_type(v); });
+        master.evict(k.compact, k.own.size());
+      }
       group.all_gather(std::as_writable_bytes(std::span(to, std::size_t(k.range.size()))),
                        k.byte_cuts(sizeof(value_type)));
     });
@@ -506,6 +541,7 @@ class model_state {
       auto const part = intersection(run, mine);
       if (part.size() > 0) f(there + (part.begin - run.begin), buffer_of(kind, b, part), part.size());
     });
+    evict(b);
   }
   /// This rank's copy of a parameter is the one that counts: not that of a table which another stage has too, and of what
   /// all tensor ranks hold that of the first.
@@ -518,6 +554,7 @@ class model_state {
   Network const& network;
   comm::mesh<C>& mesh;
   sample_plan plan;
+  std::filesystem::path offload_folder;
   std::vector<parameter_spec> spec_list, counted;
   std::vector<nn::bucket_begin> begins;
   index_t flat_size = 0, compact = 0;

@@ -24,15 +24,33 @@ struct recompute_full {
   using axis = memory_axis;
   static constexpr recompute policy = recompute::whole_layers;
 };
-/// Where offloaded state lives.
+/// Where offloaded state lives: the memory of the host, which is a second one for other devices only, or a file in
+/// `train_options::offload_folder`.
 struct host_memory {};
 struct file_backed {};
-/// Optimizer state lives in a second memory. The type is here; its machinery comes with the parallel release.
-template <class Where>
+/// What is offloaded beside the optimizer's state.
+struct activations {};
+/// The optimizer's state lives in a second memory, and master weights where blocks read others; bucket by bucket it comes
+/// into the first one for the update. With `activations`, so does what backward reads, layer by layer.
+template <class Where, class... Also>
+  requires(std::same_as<Also, activations>&&...)
 struct offload {
   using axis = memory_axis;
   static constexpr recompute policy = recompute::nothing;
 };
+
+template <class P>
+inline constexpr bool is_in_host_memory = false;
+template <class... Also>
+inline constexpr bool is_in_host_memory<offload<host_memory, Also...>> = true;
+template <class P>
+inline constexpr bool is_in_file = false;
+template <class... Also>
+inline constexpr bool is_in_file<offload<file_backed, Also...>> = true;
+template <class P>
+inline constexpr bool has_activations_in_file = false;
+template <>
+inline constexpr bool has_activations_in_file<offload<file_backed, activations>> = true;
 
 }  // namespace tenon::memory
 

@@ -24,10 +24,6 @@ struct select_policy<Axis, Default, P, Ps...>
     : std::conditional_t<PolicyOn<P, Axis>, std::type_identity<P>, select_policy<Axis, Default, Ps...>> {};
 
 template <class P>
-inline constexpr bool offloads = false;
-template <class Where>
-inline constexpr bool offloads<memory::offload<Where>> = true;
-template <class P>
 inline constexpr bool is_interleaved = false;
 template <int V>
 inline constexpr bool is_interleaved<interleaved<V>> = true;
@@ -148,6 +144,10 @@ consteval bool check_policies() {
                       !std::same_as<typename set::arithmetic, arithmetic::bitwise>,
                   "tenon::policies: precision::fp8_hybrid with arithmetic::bitwise; its per-tensor scales depend on "
                   "how a tensor is cut. Fix: add tenon::arithmetic::fast.");
+    static_assert(
+        !tenon::memory::is_in_host_memory<typename set::memory> || !std::same_as<typename set::device, device::host>,
+        "tenon::policies: memory::offload<host_memory> on device::host; the host has one memory and the state "
+        "is in it. Fix: memory::offload<file_backed>, or drop it.");
     static_assert(!detail::is_tiled<typename set::layout> || !std::same_as<typename set::device, device::host>,
                   "tenon::policies: layout::tiled on device::host; the host kernels read row-major activations. "
                   "Fix: drop it, row_major is the default.");
@@ -161,9 +161,6 @@ consteval bool check_available() {
   static_assert(std::same_as<typename Set::device, device::host>,
                 "tenon::trainer: device::cuda and device::hip are known as types only in this release. "
                 "Fix: tenon::device::host, or leave it out.");
-  static_assert(!detail::offloads<typename Set::memory>,
-                "tenon::trainer: memory::offload is known as a type only in this release. "
-                "Fix: memory::recompute_selective or memory::recompute_full.");
   static_assert(std::same_as<typename Set::layout, layout::row_major>,
                 "tenon::trainer: layout::packed is known as a type only in this release. "
                 "Fix: tenon::layout::row_major, or leave it out.");

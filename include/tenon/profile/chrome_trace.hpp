@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,11 +20,11 @@ inline void append_microseconds(std::string& out, std::int64_t ns) {
   std::snprintf(text, sizeof text, "%lld.%03d", static_cast<long long>(ns / 1000), int(ns % 1000));
   out += text;
 }
-inline void append_complete_event(std::string& out, event const& e, int rank) {
+inline void append_complete_event(std::string& out, event const& e, int rank, int thread) {
   std::int64_t const ns = e.end_ns - e.begin_ns;
   out += "{\"ph\":\"X\",\"name\":";
   append_json_string(out, e.name);
-  out += ",\"cat\":\"tenon\",\"pid\":" + std::to_string(rank) + ",\"tid\":0,\"ts\":";
+  out += ",\"cat\":\"tenon\",\"pid\":" + std::to_string(rank) + ",\"tid\":" + std::to_string(thread) + ",\"ts\":";
   append_microseconds(out, e.begin_ns);
   out += ",\"dur\":";
   append_microseconds(out, ns);
@@ -44,13 +45,20 @@ inline void append_complete_event(std::string& out, event const& e, int rank) {
   out += '}';
 }
 
+inline void append_name(std::string& out, char const* kind, int rank, int thread, std::string const& name) {
+  out += "{\"ph\":\"M\",\"name\":\"" + std::string(kind) + "\",\"pid\":" + std::to_string(rank) +
+         ",\"tid\":" + std::to_string(thread) + ",\"args\":{\"name\":";
+  append_json_string(out, name);
+  out += "}}";
+}
+
 }  // namespace detail
 
-/// Writes all events as a trace that Perfetto (ui.perfetto.dev) and chrome://tracing open: one process per rank, nested
-/// ranges on one track, with the rates of each.
+/// Writes all events as a trace that Perfetto (ui.perfetto.dev) and chrome://tracing open: one process per rank, one
+/// track per recorder, on which ranges nest, with the rates of each.
 /// @error file_error(io_failed) when the file cannot be written
 /// @source Trace Event Format, Google 2016   @test tests/profile/chrome_trace_test.cpp
-inline void write_chrome_trace(std::filesystem::path const& file, recorder const& r, int rank = 0) {
+inline void write_chrome_trace(std::filesystem::path const& file, std::span<rank_recorder const* const> ranks) {
   auto const failed = [&]() -> file_error {
     file_error e(file.string(),
                  "the trace cannot be written. Fix: check that its folder exists, may be written and has space.");
@@ -59,24 +67,37 @@ inline void write_chrome_trace(std::filesystem::path const& file, recorder const
   };
   std::FILE* const f = std::fopen(file.c_str(), "wb");
   if (!f) throw failed();
-  // Outer ranges first: viewers nest equal begin times in the order of the file.
-  std::vector<event> ordered(r.events);
-  std::stable_sort(ordered.begin(), ordered.end(), [](event const& a, event const& b) {
-    return a.begin_ns != b.begin_ns ? a.begin_ns < b.begin_ns : a.depth < b.depth;
-  });
-  std::string text = "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"dropped_events\":" + std::to_string(r.dropped) +
-                     "},\"traceEvents\":[\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":" + std::to_string(rank) +
-                     ",\"args\":{\"name\":\"tenon rank " + std::to_string(rank) + "\"}}";
+  std::size_t dropped = 0;
   bool good = true;
-  for (auto const& e : ordered) {
+  std::string text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[";
+  auto const add_track = [&](recorder const& r, int rank, int thread, std::string const& name) {
+    dropped += r.dropped;
+    if (r.events.empty()) return;
     text += ",\n";
-    detail::append_complete_event(text, e, rank);
-    if (text.size() > 1 << 20) {
-      good = good && std::fwrite(text.data(), 1, text.size(), f) == text.size();
-      text.clear();
+    detail::append_name(text, "thread_name", rank, thread, name);
+    // Outer ranges first: viewers nest equal begin times in the order of the file.
+    std::vector<event> ordered(r.events);
+    std::stable_sort(ordered.begin(), ordered.end(), [](event const& a, event const& b) {
+      return a.begin_ns != b.begin_ns ? a.begin_ns < b.begin_ns : a.depth < b.depth;
+    });
+    for (auto const& e : ordered) {
+      text += ",\n";
+      detail::append_complete_event(text, e, rank, thread);
+      if (text.size() > 1 << 20) {
+        good = good && std::fwrite(text.data(), 1, text.size(), f) == text.size();
+        text.clear();
+      }
     }
+  };
+  for (auto const* r : ranks) {
+    text += r == ranks.front() ? "\n" : ",\n";
+    detail::append_name(text, "process_name", r->rank, 0, "tenon rank " + std::to_string(r->rank));
+    add_track(r->computation, r->rank, 0, "computation");
+    add_track(r->communication, r->rank, 1, "communication, waited for");
+    for (std::size_t i = 0; i < r->background.size(); ++i)
+      add_track(r->background[i], r->rank, int(i) + 2, "communication beside it");
   }
-  text += "\n]}\n";
+  text += "\n],\"otherData\":{\"dropped_events\":" + std::to_string(dropped) + "}}\n";
   good = good && std::fwrite(text.data(), 1, text.size(), f) == text.size();
   good = std::fclose(f) == 0 && good;
   if (!good) throw failed();

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 namespace tenon::profile {
@@ -19,7 +20,7 @@ struct event {
   work done;
   int depth;
 };
-/// Collects events of one rank, inner ones before those around them; not thread-safe (operations are recorded by the
+/// Collects events of one thread, inner ones before those around them; not thread-safe (operations are recorded by the
 /// thread that calls them). After `reserve` it takes no memory until that many events are there.
 /// @test tests/profile/recorder_test.cpp
 class recorder {
@@ -45,7 +46,15 @@ class recorder {
   }
 
  private:
-  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+  // The program's, so that the recorders of all its threads show the same moment as the same number.
+  inline static std::chrono::steady_clock::time_point const start = std::chrono::steady_clock::now();
+};
+/// What one rank of a run does, a recorder for each kind of work at the same time. See `trainer::record`.
+struct rank_recorder {
+  int rank = 0;
+  recorder computation{};             ///< operations and what they are for, by the thread that trains
+  recorder communication{};           ///< by the same thread, which waits for it
+  std::deque<recorder> background{};  ///< communication on threads beside it, one for each
 };
 /// Records from construction to destruction; with a null recorder it is one comparison.
 class range {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include <tenon/profile/overlap.hpp>
 #include <tenon/profile/recorder.hpp>
 
 namespace tenon::profile {
@@ -100,6 +101,22 @@ inline std::string table(recorder const& r, peaks const& most = {}) {
     out += line;
   }
   if (r.dropped) out += std::to_string(r.dropped) + " events came after the recorder was full and are not counted\n";
+  return out;
+}
+
+/// The table of a rank: what it computes, what it communicates, and how much of that is hidden behind computation.
+inline std::string table(rank_recorder const& r, peaks const& most = {}) {
+  std::string out = table(r.computation, most);
+  auto const add = [&](char const* title, recorder const& communication) {
+    if (communication.events.empty()) return;
+    overlap_time const t = overlap(r.computation, communication);
+    char line[128];
+    std::snprintf(line, sizeof line, "%.1f of %.1f ms (%.0f%%) while operations compute\n", t.hidden_seconds * 1e3,
+                  t.seconds * 1e3, 100 * t.hidden_share());
+    out += "\n" + std::string(title) + "\n" + table(communication) + line;
+  };
+  add("communication, waited for", r.communication);
+  for (auto const& b : r.background) add("communication beside it", b);
   return out;
 }
 

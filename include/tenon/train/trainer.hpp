@@ -12,7 +12,6 @@
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/self.hpp>
 #include <tenon/core/error.hpp>
-#include <tenon/models/check.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
@@ -36,6 +35,8 @@ struct train_options {
   float clip = 1.0f;  ///< largest gradient norm; 0: no clipping
   std::uint64_t seed = 1;
   int threads = 0;  ///< of each rank; 0: the processors, shared among the ranks of this process; no bit depends on it
+  std::string
+      offload_folder{};     ///< for memory::offload<file_backed>, on a disk; empty: the system's for temporary files
   comm::mesh_shape mesh{};  ///< degrees of the axes that are `dynamic` in the line of types
 };
 
@@ -181,6 +182,13 @@ class trainer {
   train_options const& options() const { return settings; }
   network_type const& network() const { return net; }
   context_type& context() { return exec; }
+  /// Records from here on what this rank computes and communicates; null: no more, before `r` goes away.
+  void record(profile::rank_recorder* r) {
+    exec.profiler = r ? &r->computation : nullptr;
+    ranks.record(r ? &r->communication : nullptr);
+    for (auto& p : parts) p.model.record(r);
+    if (r) r->rank = ranks.world.rank();
+  }
   comm::mesh<world_type>& mesh() { return ranks; }
   /// The parameters of the whole model, wherever they are.
   std::span<parameter_spec const> parameter_list() const { return whole_specs; }
@@ -286,7 +294,8 @@ class trainer {
     part(trainer& t, int stage, int stages)
         : net(t.net.stage(first_layer(t, stage, stages),
                           first_layer(t, stage + 1, stages) - first_layer(t, stage, stages))),
-          model(t.exec, net, t.ranks, t.plan, t.settings.seed) {}
+          model(t.exec, net, t.ranks, t.plan, t.settings.seed, t.settings.offload_folder),
+          offload_folder(t.settings.offload_folder) {}
     static index_t first_layer(trainer const& t, int stage, int stages) { return t.shape.layers * stage / stages; }
     /// The flight of a micro-batch; a new one when there is none.
     flight& of(index_t micro_batch) {
@@ -294,8 +303,11 @@ class trainer {
         if (f.micro_batch == micro_batch) return f;
       for (auto& f : flights)
         if (f.micro_batch == flight::none) return f.micro_batch = micro_batch, f;
-      flights.emplace_back().micro_batch = micro_batch;
-      return flights.back();
+      flight& made = flights.emplace_back();
+      if constexpr (memory::has_activations_in_file<typename set::memory>)
+        made.memory.take_blocks_from([this](std::size_t bytes) { return file_block(bytes, offload_folder); });
+      made.micro_batch = micro_batch;
+      return made;
     }
     /// Ends a flight, unless something is left to do.
     void land(flight& f) {
@@ -306,6 +318,7 @@ class trainer {
     }
     network_type net;
     rank_state model;
+    std::string const& offload_folder;
     std::deque<flight> flights;
   };
   /// Where tokens lie in their sequences.
@@ -417,6 +430,7 @@ class trainer {
                    0,     settings.seed, std::uint64_t(steps_done), false,        {&p.model},
                    &ranks};
     pass.cuts_sequences = where.cut;
+    if constexpr (memory::has_activations_in_file<typename set::memory>) pass.hooks.offloaded = &f.memory;
     if constexpr (std::same_as<typename set::context::exchange, all_to_all>)
       pass.exchange = nn::context_exchange::all_to_all;
     else if (ring_stream) pass.context_stream = &*ring_stream;
@@ -445,6 +459,8 @@ class trainer {
   void run(parallel::instruction const& i, std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets,
            float scale) {
     if (i.what == parallel::action::exchange) return exchange(i);
+    static constexpr char const* names[] = {"forward", "backward", "input backward", "weight backward"};
+    profile::range const running(exec.profiler, names[int(i.what)]);
     auto const m = index_t(i.micro_batch);
     if (i.what == parallel::action::forward) return forward(i.chunk, m, of_micro_batch(tokens, m));
     if (i.what != parallel::action::weight_backward)
@@ -617,6 +633,7 @@ class trainer {
     r.learning_rate = settings.learning_rate * settings.schedule.factor(steps_done - 1);
     if (r.skipped) return;
     if (settings.clip > 0 && norm > double(settings.clip)) scale = float(double(scale) * double(settings.clip) / norm);
+    profile::range const running(exec.profiler, "update");
     for (auto& p : parts) p.model.update(settings.optimizer, r.learning_rate, steps_done, scale);
   }
   void check_tokens(std::span<std::int32_t const> tokens) const {
