@@ -4,8 +4,8 @@
 /// use does not compile, and the message says why in one sentence.   @test tests/comm/placement_test.cpp
 ///
 /// `placed<T, shard<data_axis>>`: ranks along the axis have different parts of the value; `partial<data_axis>`: they
-/// have summands of it. Along axes that are not named it is replicated: all ranks have the same. `placed<T>` is the same
-/// everywhere. Two axes are groups of the others: `replicas_axis` (data, expert and context) and `world_axis` (all).
+/// have summands of it. Along axes that are not named it is replicated: all ranks have the same. `placed<T>` is the
+/// same everywhere. Two axes are groups of the others: `replicas_axis` (data, expert and context) and `world_axis` (all).
 /// @source Xu et al. 2021, arXiv:2105.04663 (partial values beside sharded ones)
 #include <algorithm>
 #include <cmath>

@@ -114,22 +114,14 @@ consteval bool check_policies() {
     static_assert(set::zero::stage < 2 || set::pipeline::degree == 1,
                   "tenon::policies: zero<2> or zero<3> with pipeline; every micro-batch would gather and scatter the "
                   "gradients again. Fix: zero<1> with pipeline, or zero<2..3> without it.");
-    constexpr bool is_bitwise = std::same_as<typename set::arithmetic, arithmetic::bitwise>;
     static_assert(
         detail::cuts_leaves(set::tensor::degree),
         "tenon::policies: tensor<N> with an N that is not 1, 2, 4 or 8; features are summed in up to 8 leaves, "
         "of which each rank takes as many. Fix: tensor<1>, <2>, <4> or <8>, and data<N> for other factors.");
-    static_assert(is_bitwise || set::tensor::degree <= 1,
-                  "tenon::policies: tensor<N> with arithmetic::fast; its sums are one chain, which ranks cannot share. "
-                  "Fix: arithmetic::bitwise, the default.");
-    static_assert(!is_bitwise || detail::cuts_leaves(set::context::degree),
+    static_assert(std::same_as<typename set::arithmetic, arithmetic::fast> || detail::cuts_leaves(set::context::degree),
                   "tenon::policies: context<N> with an N that is not 1, 2, 4 or 8; sequences are summed in up to 8 "
                   "leaves, of which each rank takes as many. Fix: context<1>, <2>, <4> or <8>, and data<N> for other "
                   "factors.");
-    static_assert(
-        !std::same_as<typename set::optimizer, optimizer::muon> || set::tensor::degree <= 1,
-        "tenon::policies: optimizer::muon with tensor<N>; it orthogonalizes whole matrices, and each rank has "
-        "a part of them. Fix: optimizer::adamw, or data<N> and zero in place of tensor<N>.");
     static_assert(!detail::is_interleaved<typename set::pipeline::schedule> || set::pipeline::degree != 1,
                   "tenon::policies: interleaved<V> with pipeline<1>; it has nothing to overlap on one rank. "
                   "Fix: pipeline<2, interleaved<V>> or more, or drop the pipeline.");

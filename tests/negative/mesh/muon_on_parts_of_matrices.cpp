@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// expect: tenon::policies: optimizer::muon with tensor<N>.*Fix:
+// expect: tenon::policies: optimizer::muon with tensor;.*Fix:
 // The orthogonalized parts of a matrix are not parts of the orthogonalized matrix.
 #include <tenon/policy/set.hpp>
 using namespace tenon;

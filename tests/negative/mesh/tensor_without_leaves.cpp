@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// expect: tenon::policies: tensor<N> with arithmetic::fast.*Fix:
+// expect: tenon::policies: tensor with arithmetic::fast.*Fix:
 // Without leaves there is nothing that a rank could take whole.
 #include <tenon/policy/set.hpp>
 using namespace tenon;
