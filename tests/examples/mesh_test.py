@@ -14,7 +14,7 @@ folder = os.path.join(sys.argv[1], "mesh_test")
 shutil.rmtree(folder, ignore_errors=True)
 os.mkdir(folder)
 text = os.path.join(os.path.dirname(__file__), "..", "..", "README.md")
-common = ["--text", text, "--steps", "20", "--batch", "24", "--seed", "3", "--json"]
+common = ["--text", text, "--steps", "4", "--batch", "24", "--seed", "3", "--json"]
 tiny = ["--model", "gpt-mesh", *common]
 # Open MPI refuses root and more ranks than cores unless told; others do not read these.
 environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
@@ -70,21 +70,25 @@ assert plain["bytes_sent_per_step"] > 0, plain
 same(gpt, *threads("data=3", "--zero", "1", *tiny))
 same(gpt, *threads("data=4", "--zero", "2", "--accumulate", "3", *tiny))
 same(gpt, *threads("data=6", "--zero", "3", *tiny))
+same(gpt, *threads("data=2,tensor=2", "--zero", "1", "--accumulate", "3", *tiny))
+same(gpt, *threads("pipeline=3", "--schedule", "zero_bubble", "--accumulate", "6", *tiny))
+same(gpt, *threads("context=2", "--accumulate", "24", *tiny))
 for model in (["--model", "mixtral-mesh"], ["--model", "llama-tiny", "--precision", "bf16_mixed", "--dropout", "0.1"]):
     same(summary("train_gpt", *model, *common), *threads("data=4", "--accumulate", "3", "--zero", "1", *model, *common))
 if has_mpi:
     over_mpi = same(gpt, *mpi(4, "--accumulate", "3", *tiny))
     assert (over_mpi["mesh"], over_mpi["communicator"], over_mpi["ranks"]) == ("data=4", "mpi", 4), over_mpi
     same(gpt, *mpi(3, "--zero", "3", *tiny))
+    same(gpt, *mpi(4, "--mesh", "data=2,tensor=2", "--accumulate", "3", *tiny))
 
 # Half of the run on one mesh, the rest on another.
 first = ["--model", "gpt-mesh", "--text", text, "--batch", "24", "--seed", "3", "--json", "--out", folder]
-whole = [*first, "--steps", "20", "--resume"]
+whole = [*first, "--steps", "4", "--resume"]
 # The rate's schedule knows the number of steps, so that the first half is the run, stopped.
 process = subprocess.Popen([os.path.join(programs, "train_gpt_threads"), "--mesh", "data=2", "--accumulate", "3", *first,
-                            "--steps", "20", "--checkpoint-every", "10"], stdout=subprocess.DEVNULL)
+                            "--steps", "4", "--checkpoint-every", "2"], stdout=subprocess.DEVNULL)
 assert process.wait(timeout=300) == 0
-shutil.rmtree(os.path.join(folder, "step-00000020"))
+shutil.rmtree(os.path.join(folder, "step-00000004"))
 same(gpt, *threads("data=4", "--accumulate", "3", "--zero", "3", *whole))
 
 for words, sentence in (
@@ -93,8 +97,11 @@ for words, sentence in (
         (threads("data=5", *tiny), "batch 24 is not a multiple of 5 ranks x accumulate 1"),
         (threads("data=2", *tiny), "a micro-batch of 12 sequences"),
         (threads("data=2", "--zero", "4"), "--zero"),
-        (threads("data=2,context=2", "--exchange", "all_to_all", *tiny),
-         "no trainer was compiled for data<dynamic>,context<dynamic, all_to_all>; there are 'data<dynamic>'")):
+        (threads("data=2,context=2", "--exchange", "all_to_all", "--zero", "1", *tiny),
+         "no trainer was compiled for data<dynamic>,context<dynamic, all_to_all>,zero<1>; there are 'data<dynamic>,"),
+        (threads("tensor=3", *tiny), "tensor"), (threads("pipeline=8", "--accumulate", "3", *tiny), "6 layers"),
+        (threads("context=2", "--accumulate", "3", *tiny), "whose ranks hold parts of one sequence"),
+        (threads("expert=3", "--model", "mixtral-mesh", *common), "expert")):
     code, out, error = run(*words)
     assert code != 0 and out == "" and sentence in error and "Fix: " in error and error.count("\n") == 1, (words, error)
 for words, sentence in (
