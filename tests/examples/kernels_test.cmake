@@ -12,6 +12,6 @@ string(REGEX MATCHALL "tenon::ops::run_kernel<[^\n]*" kernels "${symbols}")
 list(REMOVE_DUPLICATES kernels)
 if(kernels)
   list(JOIN kernels "\n  " kernels)
-  message(FATAL_ERROR "compiled with every trainer, at low optimisation:\n  ${kernels}\n"
+  message(FATAL_ERROR "compiled again with every trainer:\n  ${kernels}\n"
     "Fix: add them to examples/train_gpt/kernels.hpp.")
 endif()
