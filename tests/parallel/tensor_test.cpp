@@ -71,13 +71,13 @@ TEST_CASE_TEMPLATE("what one mesh has read another takes and goes on", Model, cu
         copy_into(t);
       }
       t.restored();
-      all[std::size_t(world.rank())] = train(t, 4);
+      all[std::size_t(world.rank())] = on_mesh_test::train(t, 4);
     });
     return all;
   };
   auto const by_four = take_over(policies<tensor<4>>{}, {.tensor = 4});
   auto const by_square = take_over(policies<tensor<2>, data<2>, zero<3>>{}, {.data = 2, .tensor = 2});
-  auto const expected = train(one, 4);
+  auto const expected = on_mesh_test::train(one, 4);
   for (auto const& results : {by_four, by_square})
     for (auto const& o : results) CHECK(o == expected);
 }
