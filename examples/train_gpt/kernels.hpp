@@ -24,22 +24,23 @@
   TENON_KERNEL(rms_norm_backward, rms_norm_backward_args<T>)                 \
   TENON_KERNEL(rms_norm_forward, rms_norm_forward_args<T>)                   \
   TENON_KERNEL(rope, rope_args<T>)
-#define TENON_KERNELS                                \
-  TENON_KERNELS_OF(float)                            \
-  TENON_KERNELS_OF(bf16)                             \
-  TENON_KERNEL(grad_norm, grad_norm_args)            \
-  TENON_KERNEL(route, route_args)                    \
-  TENON_KERNEL(route_backward, route_backward_args)  \
-  TENON_KERNEL(add, add_args<float, float>)          \
-  TENON_KERNEL(add, add_args<bf16, bf16>)            \
-  TENON_KERNEL(convert, convert_args<bf16, float>)   \
-  TENON_KERNEL(convert, convert_args<float, bf16>)   \
-  TENON_KERNEL(combine, combine_args<float, float>)  \
-  TENON_KERNEL(combine, combine_args<bf16, bf16>)    \
-  TENON_KERNEL(combine, combine_args<bf16, float>)   \
-  TENON_KERNEL(gemm, gemm_args<float, float, float>) \
-  TENON_KERNEL(gemm, gemm_args<bf16, bf16, bf16>)    \
-  TENON_KERNEL(gemm, gemm_args<float, bf16, bf16>)   \
+#define TENON_KERNELS                                                  \
+  TENON_KERNELS_OF(float)                                              \
+  TENON_KERNELS_OF(bf16)                                               \
+  TENON_KERNEL(grad_norm, grad_norm_args)                              \
+  TENON_KERNEL(route, route_args)                                      \
+  TENON_KERNEL(route_backward, route_backward_args)                    \
+  TENON_KERNEL(add, add_args<float, float>)                            \
+  TENON_KERNEL(add, add_args<bf16, bf16>)                              \
+  TENON_KERNEL(convert, convert_args<bf16, float>)                     \
+  TENON_KERNEL(embedding_forward, embedding_forward_args<bf16, float>) \
+  TENON_KERNEL(convert, convert_args<float, bf16>)                     \
+  TENON_KERNEL(combine, combine_args<float, float>)                    \
+  TENON_KERNEL(combine, combine_args<bf16, bf16>)                      \
+  TENON_KERNEL(combine, combine_args<bf16, float>)                     \
+  TENON_KERNEL(gemm, gemm_args<float, float, float>)                   \
+  TENON_KERNEL(gemm, gemm_args<bf16, bf16, bf16>)                      \
+  TENON_KERNEL(gemm, gemm_args<float, bf16, bf16>)                     \
   TENON_KERNEL(gemm, gemm_args<float, float, bf16>)
 
 namespace tenon {

@@ -100,8 +100,12 @@ class node_sum {
     };
     for (std::size_t v = 0; v < nodes.size(); ++v) {
       stack[depth++] = {nodes[v], vectors[v] + begin};
-      // What is pending has ever lower levels and even indices: an equal level is a sibling.
-      for (; depth > 1 && stack[depth - 2].node.level == stack[depth - 1].node.level; --depth) add_top();
+      // Where a tree lacks leaves at its beginning, neighbours of one level need not be siblings.
+      while (depth > 1 && stack[depth - 2].node.level == stack[depth - 1].node.level &&
+             stack[depth - 2].node.index % 2 == 0) {
+        add_top();
+        --depth;
+      }
     }
     for (; depth > 1; --depth) add_top();
     finish(begin, end, stack[0].values);

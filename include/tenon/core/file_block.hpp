@@ -3,7 +3,6 @@
 /// @file Memory that the system may write to a disk.   @test tests/core/file_block_test.cpp
 #include <cerrno>
 #include <cstdlib>
-#include <filesystem>
 #include <string>
 #include <system_error>
 
@@ -20,17 +19,18 @@ namespace tenon {
 /// or the process ends. The room on the disk is taken here, not when it is too late.
 /// @param folder empty: the system's for temporary files
 /// @error file_error(io_failed) naming the folder and the bytes when it cannot be written or has not enough room
-inline memory_block file_block(std::size_t bytes, std::filesystem::path folder = {}) {
+inline memory_block file_block(std::size_t bytes, std::string folder = {}) {
   if (!bytes) return {};
-  if (folder.empty()) folder = std::filesystem::temp_directory_path();
+  char const* const temporary = std::getenv("TMPDIR");
+  if (folder.empty()) folder = temporary && *temporary ? temporary : "/tmp";
   auto const fail = [&](int code) {
-    file_error e(folder.string(), "no file of " + std::to_string(bytes) + " bytes can be made here to offload to: " +
-                                      std::generic_category().message(code) +
-                                      ". Fix: name a folder that can be written, on a disk with that much room.");
+    file_error e(folder, "no file of " + std::to_string(bytes) +
+                             " bytes can be made here to offload to: " + std::generic_category().message(code) +
+                             ". Fix: name a folder that can be written, on a disk with that much room.");
     e.code = errc::io_failed;
     throw e;
   };
-  std::string name = (folder / "tenon-offload-XXXXXX").string();
+  std::string name = folder + "/tenon-offload-XXXXXX";
   int const file = ::mkstemp(name.data());
   if (file < 0) fail(errno);
   ::unlink(name.c_str());

@@ -294,11 +294,10 @@ struct moe {
                                                             .balance = balance});
     if (balance)
       for (index_t i = 0; i < sequences; ++i) pass.auxiliary_loss->add(double(auxiliary_weight) * balance[i]);
-    pass.weight_gradients([=, d = pass.for_later(as_const(d_logits), false), x = pass.for_later(x, false),
+    pass.weight_gradients([to = g.router, d = pass.for_later(as_const(d_logits), false), x = pass.for_later(x, false),
                            leaf = pass.token_leaf()](auto& exec, index_t moved) {
-      ops::gemm(
-          exec,
-          ops::gemm_args<float, float, T>{.c = moved_by(g.router, moved), .a = transposed(d), .b = x, .leaf = leaf});
+      ops::gemm(exec,
+                ops::gemm_args<float, float, T>{.c = moved_by(to, moved), .a = transposed(d), .b = x, .leaf = leaf});
     });
     ops::gemm(pass.exec, ops::gemm_args<float, float, T>{.c = d_x, .a = d_logits, .b = p.router});
   }
