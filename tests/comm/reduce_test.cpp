@@ -67,7 +67,7 @@ TEST_CASE("canonical_nodes: few, in order, and node_sum adds them as the tree do
 }
 
 TEST_CASE("node_sum: neighbours of one level that are no siblings each wait for their own") {
-  float const values[] = {1e8f, 1, -1e8f};  // the order shows
+  float const values[] = {1, 1e8f, -1e8f};  // the order shows
   float const* const vectors[] = {&values[0], &values[1], &values[2]};
   float out = 0;
   comm::node_sum const sum(std::vector<tree_node>{{1, 1}, {1, 2}, {1, 3}});

@@ -21,7 +21,7 @@ namespace tenon {
 /// @error file_error(io_failed) naming the folder and the bytes when it cannot be written or has not enough room
 inline memory_block file_block(std::size_t bytes, std::string folder = {}) {
   if (!bytes) return {};
-  char const* const temporary = std::getenv("TMPDIR");
+  char const* const temporary = std::getenv("TMPDIR");  // NOLINT(concurrency-mt-unsafe): nobody sets it meanwhile
   if (folder.empty()) folder = temporary && *temporary ? temporary : "/tmp";
   auto const fail = [&](int code) {
     file_error e(folder, "no file of " + std::to_string(bytes) +
