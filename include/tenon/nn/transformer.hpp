@@ -61,8 +61,6 @@ struct transformer {
       p.head = tied && has_embedding ? p.embedding.tokens : embedding.table(b, tied ? embedding.token_name : head_name);
     return p;
   }
-  /// Buckets of `bind`: token table, positions, layer by layer, last norm, head (empty where it shares the table here).
-  index_t buckets() const { return index_t(layers.layers.size()) + 4; }
   /// Layers [first, first + count) as a stage of a pipeline, with the embedding before the first layer and the head
   /// behind the last. A stage that has the head alone holds a copy of a shared table.
   transformer stage(index_t first, index_t count) const {

@@ -82,7 +82,6 @@ class model_state {
     if (Set::optimizer::state_tensors > 1) second = state_buffer(state_size());
   }
 
-  index_t size() const { return flat_size; }
   /// See trainer::record.
   void record(profile::rank_recorder* r) {
     auto const record_in = [r](holders& of) {
