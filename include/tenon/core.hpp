@@ -12,3 +12,4 @@
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/core/tensor.hpp>
 #include <tenon/core/view.hpp>
+#include <tenon/core/weight_format.hpp>
