@@ -2,6 +2,7 @@
 #pragma once
 /// @file Families of models as compositions of blocks.
 #include <tenon/models/check.hpp>
+#include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
 #include <tenon/models/mixtral.hpp>

@@ -44,8 +44,8 @@ struct residual {
     return p;
   }
 
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
     arena_scope scope(pass.exec.scratch());
     s.x = x;
     auto const normed = pass.template allocate_own<T>(x.extent(1), Pass::keeps_everything);
@@ -95,6 +95,60 @@ struct residual {
   }
 };
 
+/// y = x + last(inner(norm(x))): a residual branch with a norm before and one behind. The two are named by `norm_name` and
+/// `last_name`. @shape x, y [t, width]   @source Gemma Team 2024, arXiv:2408.00118
+template <class Norm, class Inner>
+struct sandwich {
+  std::string norm_name, inner_name, last_name;
+  Norm norm;
+  Inner inner;
+  Norm last;
+
+  template <class T>
+  struct parameters {
+    typename Norm::template parameters<T> norm;
+    typename Inner::template parameters<T> inner;
+    typename Norm::template parameters<T> last;
+  };
+  template <class T>
+  struct saved {
+    matrix_view<T const> x;
+    matrix_view<T> normed, branch;
+    typename Norm::saved norm, last;
+    typename Inner::template saved<T> inner;
+  };
+  void shard(int rank, int ranks) { inner.shard(rank, ranks); }
+  template <class T>
+  parameters<T> bind(binder<T>& b) const {
+    parameters<T> p;
+    p.norm = b.scope(norm_name, [&] { return norm.bind(b); });
+    p.inner = b.scope(inner_name, [&] { return inner.bind(b); });
+    p.last = b.scope(last_name, [&] { return last.bind(b); });
+    return p;
+  }
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
+    s.x = x;
+    s.normed = pass.template allocate_own<T>(x.extent(1), true);
+    s.branch = pass.template allocate_own<T>(x.extent(1), true);
+    norm.forward(pass, p.norm, x, s.normed, s.norm);
+    inner.forward(pass, p.inner, as_const(s.normed), matrix_view<T const>{}, s.branch, s.inner);
+    last.forward(pass, p.last, as_const(s.branch), y, s.last);
+    ops::add(pass.exec, ops::add_args<T, T>{y.data(), x.data(), y.size()});
+  }
+  /// `d` is dy on entry and dx on return.
+  template <class Pass, class T>
+  void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
+                matrix_view<T> d) const {
+    arena_scope scope(pass.exec.scratch());
+    auto const d_branch = pass.template allocate_own<T>(d.extent(1), false);
+    auto const d_normed = pass.template allocate_own<T>(d.extent(1), false);
+    last.backward(pass, p.last, g.last, s.last, as_const(s.branch), as_const(d), matrix_view<T const>{}, d_branch);
+    inner.backward(pass, p.inner, g.inner, s.inner, as_const(s.normed), as_const(d_branch), d_normed);
+    norm.backward(pass, p.norm, g.norm, s.norm, s.x, as_const(d_normed), as_const(d), d);
+  }
+};
+
 /// One block after the other: y = second(first(x)), both of the same shape.
 template <class First, class Second>
 struct sequential {
@@ -117,8 +171,8 @@ struct sequential {
     auto const p = first.bind(b);
     return {p, second.bind(b)};
   }
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved<T>& s) const {
     auto const middle = pass.template allocate_own<T>(x.extent(1), true);
     first.forward(pass, p.first, x, middle, s.first);
     second.forward(pass, p.second, as_const(middle), y, s.second);
@@ -141,7 +195,7 @@ struct repeat {
   template <class T>
   struct parameters {
     std::vector<typename Block::template parameters<T>> layers;
-    std::vector<T*> begins;  ///< where each layer's parameters begin in their buffer
+    std::vector<vector_of<T>> begins;  ///< where each layer's parameters begin in their buffer
   };
   template <class T>
   struct saved {
@@ -164,19 +218,22 @@ struct repeat {
   /// The output of the last layer, in `pass.saved`.
   /// @param gradients what backward will write over (it does so from the last layer to the first), or null. Until then
   /// it is free: what a layer saves lies in the gradients of layers before it.
-  template <class Pass, class T>
-  matrix_view<T const> forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, saved<T>& s,
+  template <class Pass, class W, class T>
+  matrix_view<T const> forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, saved<T>& s,
                                parameters<float> const* gradients = nullptr) const {
     s.layers.resize(layers.size());
     s.inputs.resize(layers.size());
+    matrix_view<T> outputs[2];  // of layers by turns, where nobody reads them later
+    if (Pass::forward_only)
+      for (auto& y : outputs) y = pass.template allocate_own<T>(x.extent(1), true);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       pass.hooks.before_layer(index_t(i), false);
       if (gradients) pass.saved.lend(std::as_writable_bytes(std::span(gradients->begins[0], gradients->begins[i])));
       s.inputs[i] = x;
-      auto const y = pass.template allocate_own<T>(x.extent(1), true);
+      auto const y = Pass::forward_only ? outputs[i % 2] : pass.template allocate_own<T>(x.extent(1), true);
       auto const mark = pass.saved.mark();
       layers[i].forward(pass, p.layers[i], x, y, s.layers[i]);
-      if (Pass::recomputes_layers) pass.saved.release(mark);
+      if (Pass::recomputes_layers || Pass::forward_only) pass.saved.release(mark);
       x = y;
     }
     pass.saved.lend({});

@@ -10,7 +10,7 @@
 
 namespace tenon::nn {
 
-/// x = table[token] (+ positions[position] when `max_positions` is not 0).
+/// x = scale table[token] (+ positions[position] when `max_positions` is not 0).
 /// The token table is a bucket of its own: a head may share it. Tensor parallelism cuts it along the vocabulary, in the
 /// leaves in which a head sums over it; positions are on every rank.
 /// Where tokens are cut, x and d_x are this rank's.
@@ -18,13 +18,14 @@ namespace tenon::nn {
 struct token_embedding {
   std::string token_name, position_name;
   index_t vocabulary = 0, width = 0, max_positions = 0;
+  float scale = 1;
   float stddev = 0.02f;
   std::optional<row_range> held{};  ///< which rows of token tables a rank has; nothing: all
 
   template <class T>
   struct parameters {
-    matrix_view<T> tokens;
-    matrix_view<T> positions;
+    matrix_of<T> tokens;
+    matrix_of<T> positions;
   };
   /// Keeps the rows of one rank of tensor parallelism.   @error see share_of_rank
   void shard(int rank, int ranks) { held = share(rank, ranks); }
@@ -34,7 +35,7 @@ struct token_embedding {
   index_t first_row() const { return held ? held->first : 0; }
   /// A table of the tokens of this rank [rows, width].
   template <class T>
-  matrix_view<T> table(binder<T>& b, std::string const& name) const {
+  matrix_of<T> table(binder<T>& b, std::string const& name) const {
     row_piece const rows = held ? row_piece{name, held->count, {*held}, vocabulary} : row_piece{name, vocabulary};
     return b.matrix({rows}, ".weight", width, {stddev}, parameter_kind::embedding);
   }
@@ -47,14 +48,19 @@ struct token_embedding {
       p.positions = b.matrix({{position_name, max_positions}}, ".weight", width, {stddev}, parameter_kind::embedding);
     return p;
   }
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens, matrix_view<T> x) const {
-    if (pass.tensor_ranks() > 1) return sum_of_tables(pass, p, tokens, x);
-    ops::embedding_forward(pass.exec, ops::embedding_forward_args<T>{.tokens = tokens,
-                                                                     .table = p.tokens,
-                                                                     .position_table = p.positions,
-                                                                     .positions = pass.positions,
-                                                                     .out = x});
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, std::span<std::int32_t const> tokens, matrix_view<T> x) const {
+    if constexpr (std::same_as<W, stored>) {
+      p.tokens.look_up(pass.exec, tokens, p.positions, pass.positions, x, scale);
+    } else {
+      if (pass.tensor_ranks() > 1) return sum_of_tables(pass, p, tokens, x);
+      ops::embedding_forward(pass.exec, ops::embedding_forward_args<T>{.tokens = tokens,
+                                                                       .table = p.tokens,
+                                                                       .position_table = p.positions,
+                                                                       .positions = pass.positions,
+                                                                       .out = x,
+                                                                       .scale = scale});
+    }
   }
   /// The token table's gradient goes to `token_gradient`: added to it when `accumulate` (it holds the gradient of a
   /// head that shares the table), else written over it. The positions' gradient is overwritten.
@@ -97,6 +103,7 @@ struct token_embedding {
     ops::embedding_forward(pass.exec, ops::embedding_forward_args<T, float>{.tokens = tokens,
                                                                             .table = p.tokens,
                                                                             .out = rows,
+                                                                            .scale = scale,
                                                                             .first_row = first_row(),
                                                                             .vocabulary = vocabulary});
     if (max_positions)

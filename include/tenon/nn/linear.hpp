@@ -11,6 +11,28 @@ namespace tenon::nn {
 /// What of a matrix tensor parallelism cuts.
 enum class matrix_cut { none, outputs, inputs };
 
+/// What is fused behind a product: y = residual + activation(x W^T + b). No activation behind a sum over ranks.
+template <class T>
+struct epilogue {
+  matrix_view<T const> residual{};
+  ops::activation_kind activation = ops::activation_kind::none;
+  matrix_view<T> pre_activation{};
+};
+
+/// y = x W^T and what is fused behind it; sums over the features of x are cut into leaves of `leaf`.
+template <class Context, class T, class Y>
+void product(Context& exec, matrix_view<T const> x, matrix_view<T const> weight, matrix_view<Y> y, index_t leaf = 0,
+             float const* bias = nullptr, epilogue<Y> const& after = {}) {
+  ops::gemm(exec, ops::gemm_args<Y, T, T>{.c = y,
+                                          .a = x,
+                                          .b = transposed(weight),
+                                          .leaf = leaf,
+                                          .bias = bias,
+                                          .activation = after.activation,
+                                          .residual = after.residual,
+                                          .pre_activation = after.pre_activation});
+}
+
 /// y = x W^T + b.
 /// Sums over `in` are cut into leaves of `in_leaf` (0: not cut; set it where tensor parallelism cuts the input), those
 /// over the output features (the input gradient) by `out_pieces`.
@@ -30,8 +52,8 @@ struct linear {
 
   template <class T>
   struct parameters {
-    matrix_view<T> weight;
-    T* bias = nullptr;
+    matrix_of<T> weight;
+    vector_of<T> bias = nullptr;
   };
   /// Keeps the output features of one rank: some leaves of each of `out_pieces`.   @error see share_of_rank
   void shard_outputs(int rank, int ranks) {
@@ -69,33 +91,17 @@ struct linear {
     return n;
   }
 
-  /// What is fused behind the product: y = residual + activation(x W^T + b). No activation behind a sum over ranks.
-  template <class T>
-  struct epilogue {
-    matrix_view<T const> residual{};
-    ops::activation_kind activation = ops::activation_kind::none;
-    matrix_view<T> pre_activation{};
-  };
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y,
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y,
                epilogue<T> const& after = {}) const {
     arena_scope scope(pass.exec.scratch());
     if (pass.tensor_ranks() > 1 && cut == matrix_cut::inputs) {
       auto const partial = pass.exec.scratch().template allocate_matrix<float>(x.extent(0), out());
-      partial_sum(partial, in, [&] {
-        ops::gemm(pass.exec,
-                  ops::gemm_args<float, T, T>{.c = partial, .a = x, .b = transposed(p.weight), .leaf = in_leaf});
-      });
+      partial_sum(partial, in, [&] { product(pass.exec, x, p.weight, partial, in_leaf); });
       return sum_over_tensor_ranks(pass, as_const(partial), y, pass.as_float(p.bias, out()), after.residual);
     }
-    ops::gemm(pass.exec, ops::gemm_args<T, T, T>{.c = y,
-                                                 .a = gathered(pass, x, matrix_cut::outputs),
-                                                 .b = transposed(p.weight),
-                                                 .leaf = in_leaf,
-                                                 .bias = pass.as_float(p.bias, out()),
-                                                 .activation = after.activation,
-                                                 .residual = after.residual,
-                                                 .pre_activation = after.pre_activation});
+    product(pass.exec, gathered(pass, x, matrix_cut::outputs), p.weight, y, in_leaf, pass.as_float(p.bias, out()),
+            after);
   }
 
   /// Overwrites the parameter gradients (unless there is none for the weight) and d_x (unless it is empty).

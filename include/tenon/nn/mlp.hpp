@@ -37,8 +37,8 @@ struct mlp {
   double active_weights() const { return double(up.in * up.out() + down.in * down.out()); }
 
   /// y = residual + mlp(x)
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
                matrix_view<T> y, saved<T>& s) const {
     arena_scope scope(pass.exec.scratch());
     s.pre_activation = pass.template allocate<T>(up.out(), true);

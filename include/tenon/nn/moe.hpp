@@ -40,7 +40,7 @@ struct moe {
     struct expert {
       linear::parameters<T> up, down;
     };
-    matrix_view<T> router;        ///< [experts, width]
+    matrix_of<T> router;          ///< [experts, width]
     std::vector<expert> experts;  ///< those of this rank
   };
   /// Rows are slots: `outputs` has those of this rank's tokens, at most t x slots, the others those of its experts.
@@ -85,8 +85,8 @@ struct moe {
   }
 
   /// y = residual + moe(x)
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T const> residual,
                matrix_view<T> y, saved<T>& s) const {
     static_assert(!Pass::cuts_tokens,
                   "tenon::nn::moe: sequence_parallel with a mixture of experts; the router reads whole sequences. "
@@ -101,7 +101,7 @@ struct moe {
                            ". Fix: shard_experts(rank, ranks) with those of the mesh.");
     arena_scope scope(pass.exec.scratch());
     auto const logits = pass.template allocate<float>(experts, false);
-    ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = logits, .a = x, .b = transposed(p.router)});
+    product(pass.exec, x, p.router, logits);
     s.routes = allocate_routing(pass);
     ops::route(pass.exec, ops::route_args{.logits = logits,
                                           .sequence_begins = pass.sequence_begins,

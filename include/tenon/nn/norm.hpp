@@ -30,8 +30,8 @@ struct layer_norm {
 
   template <class T>
   struct parameters {
-    T* weight = nullptr;
-    T* bias = nullptr;
+    vector_of<T> weight = nullptr;
+    vector_of<T> bias = nullptr;
   };
   struct saved {
     float* mean = nullptr;
@@ -44,14 +44,14 @@ struct layer_norm {
     if (has_bias) p.bias = b.vector("bias", width, {});
     return p;
   }
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
     s = {pass.saved.template allocate<float>(x.extent(0)), pass.saved.template allocate<float>(x.extent(0))};
     again(pass, p, x, y, s);
   }
   /// The output once more, from what was saved.
-  template <class Pass, class T>
-  void again(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
+  template <class Pass, class W, class T>
+  void again(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
     ops::layer_norm_forward(pass.exec, ops::layer_norm_forward_args<T>{.x = x,
                                                                        .weight = p.weight,
                                                                        .bias = p.bias,
@@ -89,7 +89,7 @@ struct rms_norm {
 
   template <class T>
   struct parameters {
-    T* weight = nullptr;
+    vector_of<T> weight = nullptr;
   };
   struct saved {
     float* rstd = nullptr;
@@ -98,13 +98,13 @@ struct rms_norm {
   parameters<T> bind(binder<T>& b) const {
     return {b.vector("weight", width, {0, 1})};
   }
-  template <class Pass, class T>
-  void forward(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
+  template <class Pass, class W, class T>
+  void forward(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
     s = {pass.saved.template allocate<float>(x.extent(0))};
     again(pass, p, x, y, s);
   }
-  template <class Pass, class T>
-  void again(Pass& pass, parameters<T const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
+  template <class Pass, class W, class T>
+  void again(Pass& pass, parameters<W const> const& p, matrix_view<T const> x, matrix_view<T> y, saved& s) const {
     ops::rms_norm_forward(
         pass.exec,
         ops::rms_norm_forward_args<T>{.x = x, .weight = p.weight, .epsilon = epsilon, .out = y, .rstd = s.rstd});

@@ -12,6 +12,19 @@
 
 namespace tenon::nn {
 
+/// Stands for an element type in `parameters<stored const>`: weights as a file holds them (nn/stored.hpp), for forward only.
+struct stored;
+/// What holds weights of element type T.
+template <class T>
+struct weights_of {
+  using matrix = matrix_view<T>;
+  using vector = T*;
+};
+template <class T>
+using matrix_of = typename weights_of<T>::matrix;
+template <class T>
+using vector_of = typename weights_of<T>::vector;
+
 using tenon::initializer;
 using tenon::parameter_kind;
 using tenon::parameter_spec;

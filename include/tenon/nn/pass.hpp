@@ -57,6 +57,7 @@ struct pass {
   using memory = Memory;
   static constexpr bool keeps_everything = Memory::policy != tenon::memory::recompute::cheap_parts;
   static constexpr bool alone = std::same_as<Ranks, comm::self>;
+  static constexpr bool forward_only = false;  ///< no backward will follow: nothing is kept for it
   static constexpr bool recomputes_layers = Memory::policy == tenon::memory::recompute::whole_layers;
 
   Context& exec;

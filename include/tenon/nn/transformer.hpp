@@ -12,9 +12,10 @@ namespace tenon::nn {
 /// A decoder-only transformer: embedding, layers of (attention, mlp or mixture) with pre-norm residuals, a last norm and a head
 /// that may share the embedding's table. Models (models/) fill in the shapes and the names their files use.
 /// @test tests/train/trainer_test.cpp, tests/parity/transformer_parity.py
-template <class Norm, class FeedForward = mlp>
+/// `Branch` is what stands around the two halves of a layer.
+template <class Norm, class FeedForward = mlp, template <class, class> class Branch = residual>
 struct transformer {
-  using layer = sequential<residual<Norm, self_attention>, residual<Norm, FeedForward>>;
+  using layer = sequential<Branch<Norm, self_attention>, Branch<Norm, FeedForward>>;
 
   token_embedding embedding;
   float embedding_dropout = 0;
@@ -31,7 +32,7 @@ struct transformer {
     token_embedding::parameters<T> embedding;
     typename repeat<layer>::template parameters<T> layers;
     typename Norm::template parameters<T> final_norm;
-    matrix_view<T> head;  ///< [vocabulary, width], or the rows of this rank of tensor parallelism
+    matrix_of<T> head;  ///< [vocabulary, width], or the rows of this rank of tensor parallelism
   };
   template <class T>
   struct saved {
@@ -78,8 +79,8 @@ struct transformer {
   /// @shape tokens [t], result [t, width]
   /// @param x [t, width] what the stage before gave, where there is no embedding here; read until backward
   /// @param gradients of the backward that follows: their memory is used until then; or null
-  template <class Pass, class T>
-  matrix_view<T const> forward(Pass& pass, parameters<T const> const& p, std::span<std::int32_t const> tokens,
+  template <class Pass, class W, class T>
+  matrix_view<T const> forward(Pass& pass, parameters<W const> const& p, std::span<std::int32_t const> tokens,
                                matrix_view<T const> x, saved<T>& s,
                                parameters<float> const* gradients = nullptr) const {
     if (has_embedding) {
@@ -138,10 +139,9 @@ struct transformer {
   }
 
   /// The logits of some hidden states, on every rank. @shape hidden [n, width], out [n, vocabulary]
-  template <class Pass, class T>
-  void logits(Pass& pass, parameters<T const> const& p, matrix_view<T const> hidden, matrix_view<float> out) const {
-    if (pass.tensor_ranks() == 1)
-      return ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = out, .a = hidden, .b = transposed(p.head)});
+  template <class Pass, class W, class T>
+  void logits(Pass& pass, parameters<W const> const& p, matrix_view<T const> hidden, matrix_view<float> out) const {
+    if (pass.tensor_ranks() == 1) return product(pass.exec, hidden, p.head, out);
     arena_scope scope(pass.exec.scratch());
     auto& group = pass.mesh->tensor;
     index_t const n = hidden.extent(0);
@@ -170,6 +170,7 @@ struct transformer {
     layers.backward(pass, p.layers, g.layers, s.layers, d);
     if (!has_embedding) return;
     drop(pass, d);
+    if (embedding.scale != 1) ops::scale(pass.exec, ops::scale_args<T>{d.data(), d.size(), embedding.scale});
     bool const apart = !embedding_gradient.empty();
     pass.weight_gradients([this, pass, g = g.embedding, tokens, d = pass.for_later(as_const(d), false),
                            table = apart ? embedding_gradient : g.embedding.tokens,
@@ -194,11 +195,6 @@ struct transformer {
   }
 
  private:
-  template <class T>
-  matrix_view<T> bind_head(binder<T>& b) const {
-    return b.matrix({{tied ? embedding.token_name : head_name, embedding.vocabulary}}, ".weight", embedding.width,
-                    {embedding.stddev}, parameter_kind::embedding);
-  }
   template <class Pass, class T>
   void drop(Pass& pass, matrix_view<T> x) const {
     if (!pass.training || embedding_dropout == 0) return;

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Blocks bound to weights as files hold them: mapped, in any format, for forward passes in fp32.
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <tenon/core/weight_format.hpp>
+#include <tenon/nn/linear.hpp>
+#include <tenon/nn/parameter.hpp>
+#include <tenon/ops/elementwise.hpp>
+#include <tenon/ops/linear.hpp>
+
+namespace tenon::nn {
+
+/// A matrix, piece by piece: q, k and v of a fused projection may be in formats of their own.
+struct stored_matrix {
+  std::vector<weight_view> pieces;  ///< one below the other
+
+  /// out[i] = scale row tokens[i] (+ row places[i] of `positions`, unless it is empty). @shape out [t, cols]
+  template <class Context>
+  void look_up(Context& exec, std::span<std::int32_t const> tokens, stored_matrix const& positions,
+               std::span<index_t const> places, matrix_view<float> out, float scale) const {
+    ops::table_rows(exec, ops::table_rows_args{tokens, pieces.front(), out, scale});
+    if (positions.pieces.empty()) return;
+    arena_scope scope(exec.scratch());
+    std::span const rows(exec.scratch().template allocate<std::int32_t>(out.extent(0)), tokens.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = std::int32_t(places[i]);
+    auto const added = exec.scratch().template allocate_matrix<float>(out.extent(0), out.extent(1));
+    ops::table_rows(exec, ops::table_rows_args{rows, positions.pieces.front(), added});
+    ops::add(exec, ops::add_args<float, float>{out.data(), added.data(), out.size()});
+  }
+};
+
+template <>
+struct weights_of<stored const> {
+  using matrix = stored_matrix;
+  using vector = float const*;
+};
+
+/// As the other `product`: y = x W^T and what is fused behind it. Activations are quantized once for all pieces.
+template <class Context>
+void product(Context& exec, matrix_view<float const> x, stored_matrix const& weight, matrix_view<float> y,
+             index_t leaf = 0, float const* bias = nullptr, epilogue<float> const& after = {}) {
+  arena_scope scope(exec.scratch());
+  matrix_view<ops::quantized_block const> quantized;
+  index_t row = 0;
+  for (auto const& piece : weight.pieces) {
+    bool const in_blocks = layout_of(piece.format).values > 1;
+    if (in_blocks && quantized.empty()) {
+      auto const blocks = exec.scratch().template allocate_matrix<ops::quantized_block>(
+          x.extent(0), x.extent(1) / ops::quantized_block::size);
+      ops::quantize_rows(exec, ops::quantize_rows_args{x, blocks});
+      quantized = blocks;
+    }
+    ops::linear(exec, ops::linear_args{.x = x,
+                                       .weight = piece,
+                                       .y = columns_of(y, row, piece.rows),
+                                       .leaf = leaf,
+                                       .bias = bias ? bias + row : nullptr,
+                                       .activation = after.activation,
+                                       .residual = after.residual.empty() ? after.residual
+                                                                          : columns_of(after.residual, row, piece.rows),
+                                       .quantized = in_blocks ? quantized : decltype(quantized){}});
+    row += piece.rows;
+  }
+}
+
+/// Where stored weights come from, by the names that models give them.
+class weight_source {
+ public:
+  virtual ~weight_source() = default;
+  /// @error error that names the file and the tensor when it is missing or of another shape
+  virtual weight_view matrix(std::string const& name, index_t rows, index_t cols) = 0;
+  virtual float const* vector(std::string const& name, index_t size) = 0;
+  /// Columns [first, first + count) of a matrix, in memory of the source.
+  virtual weight_view columns(weight_view whole, index_t first, index_t count) = 0;
+  /// Values that live as long as the source.
+  virtual float const* keep(std::vector<float> values) = 0;
+};
+
+/// Binds a model to the weights of a source. Of a token table every rank has all rows.
+template <>
+class binder<stored const> {
+ public:
+  explicit binder(weight_source& from) : source(&from) {}
+  void bucket() {}
+  void expert_bucket() {}
+  float const* position() { return nullptr; }
+
+  stored_matrix matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer,
+                       parameter_kind = parameter_kind::matrix, column_range columns = {}) {
+    stored_matrix m;
+    for (auto const& piece : pieces) {
+      auto view = source->matrix(prefix + piece.name + suffix, piece.whole_rows ? piece.whole_rows : piece.rows,
+                                 columns.whole ? columns.whole : cols);
+      if (columns.whole > cols) view = source->columns(view, columns.first, cols);
+      if (piece.held.empty()) m.pieces.push_back(view);
+      for (auto const& part : piece.held) m.pieces.push_back(rows_of(view, part));
+    }
+    return m;
+  }
+  float const* vector(std::string const& name, index_t size, initializer) {
+    return source->vector(prefix + name, size);
+  }
+  float const* bias(std::vector<row_piece> const& pieces) {
+    std::vector<float> all;
+    for (auto const& piece : pieces) {
+      index_t const whole = piece.whole_rows ? piece.whole_rows : piece.rows;
+      float const* const values = source->vector(prefix + piece.name + ".bias", whole);
+      if (piece.held.empty()) all.insert(all.end(), values, values + whole);
+      for (auto const& part : piece.held) all.insert(all.end(), values + part.first, values + part.first + part.count);
+    }
+    return source->keep(std::move(all));
+  }
+
+  /// Names bound within `inner()` begin with `name` and a dot.
+  template <class Inner>
+  auto scope(std::string_view name, Inner&& inner) {
+    std::size_t const before = prefix.size();
+    if (!name.empty()) prefix.append(name).append(".");
+    auto result = inner();
+    prefix.resize(before);
+    return result;
+  }
+
+ private:
+  static weight_view rows_of(weight_view m, row_range part) {
+    return {m.format, m.row(part.first), part.count, m.cols};
+  }
+  weight_source* source;
+  std::string prefix;
+};
+
+}  // namespace tenon::nn
