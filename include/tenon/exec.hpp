@@ -6,4 +6,5 @@
 #include <tenon/exec/host/parallel.hpp>
 #include <tenon/exec/host/peak.hpp>
 #include <tenon/exec/host/simd.hpp>
+#include <tenon/exec/host/simd_bytes.hpp>
 #include <tenon/exec/host/thread_pool.hpp>

@@ -17,10 +17,12 @@
 #include <tenon/ops/host/embedding.hpp>
 #include <tenon/ops/host/gemm.hpp>
 #include <tenon/ops/host/grad_norm.hpp>
+#include <tenon/ops/host/linear.hpp>
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/host/update.hpp>
+#include <tenon/ops/linear.hpp>
 #include <tenon/ops/moe.hpp>
 #include <tenon/ops/norm.hpp>
 #include <tenon/ops/operation.hpp>

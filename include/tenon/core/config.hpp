@@ -40,6 +40,13 @@
 #  define TENON_SIMD_NEON() 0
 #endif
 
+// Products of four bytes at a time that are added to 32 bits.
+#if TENON_SIMD_AVX512() && defined(__AVX512VNNI__) || TENON_SIMD_AVX2() && defined(__AVXVNNI__)
+#  define TENON_SIMD_VNNI() 1
+#else
+#  define TENON_SIMD_VNNI() 0
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #  define TENON_ALWAYS_INLINE [[gnu::always_inline]] inline
 #  define TENON_NOINLINE [[gnu::noinline]]

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Products with stored weights on the host.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include <tenon/exec/host/parallel.hpp>
+#include <tenon/ops/embedding.hpp>
+#include <tenon/ops/host/embedding.hpp>
+#include <tenon/ops/host/gemm.hpp>
+#include <tenon/ops/host/linear_kernel.hpp>
+#include <tenon/ops/host/rows.hpp>
+#include <tenon/ops/linear.hpp>
+
+namespace tenon::ops {
+namespace detail {
+
+TENON_ALWAYS_INLINE void quantize(float const* x, quantized_block& out) {
+  simd::f32x16 const a[2] = {simd::load(x), simd::load(x + lanes)};
+  float const amax = simd::reduce_max(simd::max(simd::abs(a[0]), simd::abs(a[1])));
+  bool const finite = !simd::any(simd::is_nan(a[0] - a[0])) && !simd::any(simd::is_nan(a[1] - a[1]));
+  bool const zero = !finite || amax < 0x1p-100f;
+  out.scale = zero ? 0.0f : amax / 127.0f;
+  simd::f32x16 const inverse = simd::broadcast(zero ? 0.0f : 127.0f / amax);
+  for (int h = 0; h < 2; ++h) {
+    auto const rounded = finite ? simd::to_int(simd::round(a[h] * inverse)) : simd::broadcast_int(0);
+    simd::store_low_bytes(out.values + h * lanes, rounded);
+    int sum = 0;
+    for (int i = 0; i < lanes; ++i) sum += out.values[h * lanes + i];
+    out.sums[h] = std::int16_t(sum);
+  }
+  if (!finite) out.scale = std::numeric_limits<float>::quiet_NaN();
+  out.scaled_sum = out.scale * float(out.sums[0] + out.sums[1]);
+}
+
+/// function(T{}) with the element type of a format of numbers.
+template <class Function>
+void with_element_format(weight_format format, Function&& function) {
+  if (format == weight_format::f32) function(float());
+  else if (format == weight_format::f16) function(fp16());
+  else function(bf16());
+}
+/// The weights of a format of numbers.
+template <class T>
+matrix_view<T const> elements_of(weight_view const& w) {
+  return as_const(matrix(const_cast<T*>(reinterpret_cast<T const*>(w.data)), w.rows, w.cols));
+}
+
+inline void check_linear(linear_args const& a) {
+  index_t const t = a.y.extent(0), n = a.weight.rows, k = a.weight.cols;
+  bool const quantized = is_blocks(a.weight.format) && !a.quantized.empty();
+  require(same_shape(a.y, t, n) && (quantized || same_shape(a.x, t, k)) &&
+              (a.residual.empty() || same_shape(a.residual, t, n)),
+          "tenon::ops::linear: shapes do not fit. Fix: x [t,k], weight [n,k], y and residual [t,n], rows contiguous.");
+  if (!is_blocks(a.weight.format)) return;
+  if (k % layout_of(a.weight.format).values)
+    throw argument_error("tenon::ops::linear: " + std::to_string(k) + " columns are not whole blocks of " +
+                         layout_of(a.weight.format).name + ". Fix: a multiple of " +
+                         std::to_string(layout_of(a.weight.format).values) + ".");
+  require(!quantized || same_shape(a.quantized, t, k / weight_group),
+          "tenon::ops::linear: quantized is not x. Fix: what quantize_rows made of x, [t, k / 32].");
+  if (a.leaf % weight_group)
+    throw argument_error("tenon::ops::linear: a leaf of " + std::to_string(a.leaf) +
+                         " values cuts a group of 32. Fix: a multiple of 32, or 0.");
+}
+
+/// Weights in blocks. A thread takes a strip of outputs at a time: for one row of x straight from where the weights lie,
+/// for more it unpacks the strip for itself.
+class linear_driver {
+ public:
+  linear_driver(exec::host_context& context, linear_args const& arguments, matrix_view<quantized_block const> rows_of_x)
+      : ctx(context), a(arguments), x(rows_of_x), t(x.extent(0)),
+        leaves(a.weight.cols, a.leaf), epilogue{a.y, a.bias, false, a.activation, false, a.residual, {}} {}
+
+  void run() {
+    arena_scope scope(ctx.scratch());
+    exec::thread_pool& pool = ctx.pool();
+    index_t const strip = t == 1 ? lanes : linear_tile::cols, strips = ceil_div(a.weight.rows, strip);
+    bool const alone = double(t) * double(a.weight.rows) * double(a.weight.cols) < gemm_plan::least_parallel_work;
+    index_t const grain = alone ? strips : std::max<index_t>(1, strips / (8 * pool.size()));
+    panel_floats = t == 1 ? 0 : weight_panel::floats(leaves.groups);
+    index_t const space = panel_floats * linear_tile::panels + leaves.node_values() + linear_tile::size;
+    float* const spaces = ctx.scratch().allocate<float>(space * pool.size());
+    copy_last_rows(strip);
+    std::atomic<index_t> next{0};
+    auto const work = [&](int thread) {
+      float* const own = spaces + thread * space;
+      for (index_t first; (first = next.fetch_add(grain, std::memory_order_relaxed)) < strips;)
+        for (index_t s = first; s < std::min(first + grain, strips); ++s)
+          with_block_format(a.weight.format, [&]<class F>(F) {
+            if (t == 1) one_row<F::value>(s * strip, own);
+            else rows<F::value>(s * strip, own);
+          });
+    };
+    if (alone) work(0);
+    else pool.run(work);
+  }
+
+ private:
+  /// A last strip that is not whole is completed by rows of zeros.
+  void copy_last_rows(index_t strip) {
+    index_t const whole = a.weight.rows / strip * strip, bytes = a.weight.row_bytes();
+    if (whole == a.weight.rows) return;
+    auto* const copy = ctx.scratch().allocate<std::byte>(strip * bytes);
+    std::memset(copy, 0, std::size_t(strip * bytes));
+    std::memcpy(copy, a.weight.row(whole), std::size_t((a.weight.rows - whole) * bytes));
+    last_rows = copy;
+    last_first = whole;
+  }
+  std::byte const* weights(index_t first) const {
+    return first < last_first ? a.weight.row(first) : last_rows + (first - last_first) * a.weight.row_bytes();
+  }
+  void store(float const* tile, index_t row, index_t col, int tokens, index_t cols) const {
+    epilogue.store_tile(tile, cols, row, col, tokens, int(std::min(cols, a.weight.rows - col)));
+  }
+
+  template <weight_format F>
+  void one_row(index_t first, float* own) const {
+    float out[lanes];
+    multiply_row<F>(weights(first), a.weight.row_bytes(), x.data(), leaves, own, a.weight.row(first + lanes), out);
+    store(out, 0, first, 1, lanes);
+  }
+  template <weight_format F>
+  void rows(index_t first, float* own) const {
+    for (index_t p = 0; p < linear_tile::panels; ++p)
+      unpack_panel<F>(weights(first + p * lanes), a.weight.row_bytes(), a.weight.cols, own + p * panel_floats);
+    float* const tile = own + linear_tile::panels * panel_floats;
+    linear_strip const strip{traits_of(F), leaves, own, panel_floats, tile + linear_tile::size};
+    for (index_t i = 0; i < t;) {
+      int const done = multiply_tokens(strip, row(x, i), x.stride(0), t - i, tile);
+      store(tile, i, first, done, linear_tile::cols);
+      i += done;
+    }
+  }
+
+  exec::host_context& ctx;
+  linear_args const& a;
+  matrix_view<quantized_block const> x;
+  index_t t;
+  linear_leaves leaves;
+  gemm_epilogue<float> epilogue;
+  index_t panel_floats = 0;
+  std::byte const* last_rows = nullptr;
+  index_t last_first = std::numeric_limits<index_t>::max();
+};
+
+}  // namespace detail
+
+/// @test tests/ops/linear_test.cpp
+template <>
+struct kernel_for<quantize_rows_t, device::host> {
+  static void run(exec::host_context& ctx, quantize_rows_args const& a) {
+    index_t const t = a.x.extent(0), k = a.x.extent(1), blocks = k / quantized_block::size;
+    detail::require(
+        detail::same_shape(a.x, t, k) && k % quantized_block::size == 0 && detail::same_shape(a.out, t, blocks),
+        "tenon::ops::quantize_rows: shapes do not fit. Fix: x [t,k] with k a multiple of 32, out [t, k / 32].");
+    ctx.pool().for_range(t, detail::piece_rows(k), [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t b = 0; b < blocks; ++b)
+          detail::quantize(detail::row(a.x, i) + b * quantized_block::size, detail::row(a.out, i)[b]);
+    });
+  }
+};
+
+/// @test tests/ops/linear_test.cpp
+template <>
+struct kernel_for<linear_t, device::host> {
+  static void run(exec::host_context& ctx, linear_args const& a) {
+    detail::check_linear(a);
+    if (a.y.empty()) return;
+    if (!detail::is_blocks(a.weight.format) || a.weight.cols == 0) return multiply_numbers(ctx, a);
+    arena_scope scope(ctx.scratch());
+    auto x = a.quantized;
+    if (x.empty()) {
+      auto const made =
+          ctx.scratch().allocate_matrix<quantized_block>(a.x.extent(0), a.weight.cols / quantized_block::size);
+      kernel_for<quantize_rows_t, device::host>::run(ctx, {a.x, made});
+      x = made;
+    }
+    detail::linear_driver(ctx, a, x).run();
+  }
+
+ private:
+  static void multiply_numbers(exec::host_context& ctx, linear_args const& a) {
+    detail::with_element_format(a.weight.format, [&]<class T>(T) {
+      kernel_for<gemm_t, device::host>::run(
+          ctx, gemm_args<float, float, T>{.c = a.y,
+                                          .a = a.x,
+                                          .b = transposed(detail::elements_of<T>(a.weight)),
+                                          .leaf = a.leaf,
+                                          .bias = a.bias,
+                                          .activation = a.activation,
+                                          .residual = a.residual});
+    });
+  }
+};
+
+/// @test tests/ops/linear_test.cpp
+template <>
+struct kernel_for<table_rows_t, device::host> {
+  static void run(exec::host_context& ctx, table_rows_args const& a) {
+    if (!detail::is_blocks(a.table.format)) {
+      detail::with_element_format(a.table.format, [&]<class T>(T) {
+        kernel_for<embedding_forward_t, device::host>::run(
+            ctx, embedding_forward_args<T, float>{.tokens = a.tokens,
+                                                  .table = detail::elements_of<T>(a.table),
+                                                  .out = a.out,
+                                                  .scale = a.scale});
+      });
+      return;
+    }
+    index_t const t = index_t(a.tokens.size());
+    detail::require(detail::same_shape(a.out, t, a.table.cols),
+                    "tenon::ops::table_rows: out has not the shape [tokens, columns of the table].");
+    for (std::int32_t token : a.tokens)
+      if (token < 0 || token >= a.table.rows)
+        throw argument_error("tenon::ops::table_rows: token " + std::to_string(token) + " is not a row of a table of " +
+                             std::to_string(a.table.rows) + ". Fix: tokens of this model's vocabulary.");
+    ctx.pool().for_range(t, detail::piece_rows(a.table.cols), [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        detail::with_block_format(a.table.format, [&]<class F>(F) {
+          unpack_row<F::value>(a.table.row(a.tokens[std::size_t(i)]), a.table.cols, a.scale, detail::row(a.out, i));
+        });
+    });
+  }
+
+ private:
+  /// Sixteen times the same row: the waste is less than what another decoder would be.
+  template <weight_format F>
+  TENON_NOINLINE static void unpack_row(std::byte const* p, index_t cols, float scale, float* out) {
+    constexpr detail::weight_traits traits = detail::traits_of(F);
+    detail::for_each_group<F>(p, 0, cols, [&](index_t, detail::weight_group_rows const& g) TENON_INLINE_LAMBDA {
+      for (int c = 0; c < 8; ++c) {
+        int const half = traits.halves ? c / 4 : 0;
+        for (int j = 0; j < 4; ++j) {
+          auto value = simd::to_float((simd::shift_right(g.bytes[c], 8 * j) & simd::broadcast_int(0xff)) -
+                                      simd::broadcast_int(traits.offset));
+          if (traits.halves) value = value * g.part[half];
+          value = traits.minimum ? simd::fma(value, g.scale, g.minimum[half]) : value * g.scale;
+          float lane[lanes];
+          simd::store(lane, value * simd::broadcast(scale));
+          *out++ = lane[0];
+        }
+      }
+    });
+  }
+};
+
+}  // namespace tenon::ops
