@@ -20,11 +20,13 @@
 #include <tenon/ops/host/linear.hpp>
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
+#include <tenon/ops/host/paged_attention.hpp>
 #include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/host/update.hpp>
 #include <tenon/ops/linear.hpp>
 #include <tenon/ops/moe.hpp>
 #include <tenon/ops/norm.hpp>
 #include <tenon/ops/operation.hpp>
+#include <tenon/ops/paged_attention.hpp>
 #include <tenon/ops/rope.hpp>
 #include <tenon/ops/update.hpp>

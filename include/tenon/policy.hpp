@@ -5,6 +5,7 @@
 #include <tenon/policy/axis.hpp>
 #include <tenon/policy/communicator.hpp>
 #include <tenon/policy/device.hpp>
+#include <tenon/policy/kv.hpp>
 #include <tenon/policy/layout.hpp>
 #include <tenon/policy/memory.hpp>
 #include <tenon/policy/optimizer.hpp>

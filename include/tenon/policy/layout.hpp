@@ -20,17 +20,4 @@ struct packed {
   using axis = layout_axis;
 };
 }  // namespace layout
-
-namespace kv {
-/// One stretch of keys and values per sequence. The default of an engine.
-struct contiguous {
-  using axis = kv_axis;
-};
-/// Keys and values in blocks of BlockTokens. @source Kwon et al. 2023, arXiv:2309.06180
-template <int BlockTokens>
-  requires(BlockTokens > 0)
-struct paged {
-  using axis = kv_axis;
-};
-}  // namespace kv
 }  // namespace tenon

@@ -53,6 +53,11 @@ TENON_ALWAYS_INLINE f32x16 load(bf16 const* p) {
 TENON_ALWAYS_INLINE f32x16 load(fp16 const* p) {
   return {_mm512_maskz_cvtph_ps(detail::all_lanes, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)))};
 }
+TENON_ALWAYS_INLINE f32x16 load(std::int8_t const* p) {
+  return {_mm512_maskz_cvtepi32_ps(
+      detail::all_lanes,
+      _mm512_maskz_cvtepi8_epi32(detail::all_lanes, _mm_loadu_si128(reinterpret_cast<__m128i const*>(p))))};
+}
 TENON_ALWAYS_INLINE void store(fp16* p, f32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_maskz_cvtps_ph(detail::all_lanes, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -140,6 +145,12 @@ TENON_ALWAYS_INLINE f32x16 load(bf16 const* p) {
 TENON_ALWAYS_INLINE f32x16 load(fp16 const* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(p + 8)))};
+}
+TENON_ALWAYS_INLINE f32x16 load(std::int8_t const* p) {
+  auto widen = [](std::int8_t const* q) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(q))));
+  };
+  return {widen(p), widen(p + 8)};
 }
 TENON_ALWAYS_INLINE void store(fp16* p, f32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -265,6 +276,9 @@ TENON_ALWAYS_INLINE f32x16 load(bf16 const* p) {
   return detail::each<f32x16>([&](int i) { return float(p[i]); });
 }
 TENON_ALWAYS_INLINE f32x16 load(fp16 const* p) {
+  return detail::each<f32x16>([&](int i) { return float(p[i]); });
+}
+TENON_ALWAYS_INLINE f32x16 load(std::int8_t const* p) {
   return detail::each<f32x16>([&](int i) { return float(p[i]); });
 }
 TENON_ALWAYS_INLINE void store(fp16* p, f32x16 a) {
