@@ -144,11 +144,13 @@ struct transformer {
     if (pass.tensor_ranks() == 1) return product(pass.exec, hidden, p.head, out);
     arena_scope scope(pass.exec.scratch());
     auto& group = pass.mesh->tensor;
-    index_t const n = hidden.extent(0);
+    index_t const n = hidden.extent(0), first = embedding.first_row(),
+                  own = embedding.share(group.rank(), group.size()).count;
     auto const by_row = pass.exec.scratch().template allocate_matrix<float>(vocabulary(), n);
-    ops::gemm(pass.exec, ops::gemm_args<float, T, T>{.c = rows_of(by_row, embedding.first_row(), p.head.extent(0)),
-                                                     .a = p.head,
-                                                     .b = transposed(hidden)});
+    auto const mine = pass.exec.scratch().template allocate_matrix<float>(n, own);
+    product(pass.exec, hidden, p.head, mine);
+    for (index_t v = 0; v < own; ++v)
+      for (index_t t = 0; t < n; ++t) by_row(first + v, t) = mine(t, v);
     std::vector<std::size_t> cuts;
     for (int r = 0; r < group.size(); ++r)
       cuts.push_back(std::size_t(embedding.share(r, group.size()).first * n) * sizeof(float));
