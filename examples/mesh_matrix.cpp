@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// links: train_gpt_parts train_gpt_threads_lines CLI11::CLI11
+// links: train_gpt_parts train_gpt_kernels train_gpt_threads_lines CLI11::CLI11
 // Trains a small GPT and a small mixture of experts for a few steps on many meshes, and checks that all end in the same
 // bits. Threads are ranks in this process; for MPI it starts train_gpt_mpi under mpirun.
 #include <algorithm>

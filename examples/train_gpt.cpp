@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// links: train_gpt_parts train_gpt_self
+// links: train_gpt_parts train_gpt_kernels train_gpt_self
 // Trains a GPT-2, Llama or Mixtral shaped model on the bytes of any text: the program behind the quickstart.
 #include <cstdio>
 #include <exception>

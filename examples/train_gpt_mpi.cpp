@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// links: train_gpt_parts train_gpt_mpi_lines tenon::mpi
+// links: train_gpt_parts train_gpt_kernels train_gpt_mpi_lines tenon::mpi
 // train_gpt on a mesh of MPI processes:   mpirun -np 4 train_gpt_mpi --mesh data=4
 #include <tenon/comm/mpi.hpp>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// links: train_gpt_parts train_gpt_threads_lines
+// links: train_gpt_parts train_gpt_kernels train_gpt_threads_lines
 // train_gpt on a mesh of ranks that are threads of this process:   train_gpt_threads --mesh data=2
 #include <cstdio>
 #include <exception>

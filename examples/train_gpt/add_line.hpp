@@ -28,6 +28,10 @@ template <index_t N>
 char const* name_of(tenon::context<N, tenon::all_to_all>) {
   return "all_to_all";
 }
+template <index_t N>
+char const* name_of(tenon::context<N, tenon::all_gather>) {
+  return "all_gather";
+}
 
 template <class Set>
 bool fits(arguments const& a) {

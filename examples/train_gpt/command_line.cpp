@@ -61,7 +61,7 @@ std::optional<arguments> read_command_line(int argc, char** argv, char const* ab
         ->check(CLI::IsMember({"gpipe", "1f1b", "interleaved", "zero_bubble"}))
         ->capture_default_str();
     app.add_option("--exchange", a.exchange, "how context-parallel ranks move keys and values")
-        ->check(CLI::IsMember({"ring", "all_to_all"}))
+        ->check(CLI::IsMember({"ring", "all_to_all", "all_gather"}))
         ->capture_default_str();
     app.add_flag("--sequence-parallel", a.sequence_parallel, "tensor-parallel ranks cut norms along the sequence");
   }

@@ -9,7 +9,7 @@ std::string policies_of(arguments const& a) {
   auto const& m = a.mesh;
   if (m.data > 1 || a.zero > 0 || m.size() == 1) add("data<dynamic>");
   if (m.tensor > 1 || a.sequence_parallel) add("tensor<dynamic>");
-  if (m.context > 1) add(a.exchange == "ring" ? "context<dynamic>" : "context<dynamic, all_to_all>");
+  if (m.context > 1) add(a.exchange == "ring" ? "context<dynamic>" : "context<dynamic, " + a.exchange + ">");
   if (m.pipeline > 1) {
     bool const numbered = a.schedule == "interleaved";
     add("pipeline<dynamic, " + (a.schedule == "1f1b" ? "one_f_one_b" : a.schedule) + (numbered ? "<2>>" : ">"));

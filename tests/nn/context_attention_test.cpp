@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <tenon/comm/threads.hpp>
@@ -42,6 +44,7 @@ struct problem {
 struct results {
   std::vector<float> y, d_x, gradients;
   comm::counters traffic;
+  double attention_flops = 0;
 };
 
 std::vector<float> random_values(index_t n, char const* name, float scale) {
@@ -68,9 +71,9 @@ std::vector<T> chunk(std::vector<T> const& whole, index_t samples, int rank, int
   return part;
 }
 /// A pass of a rank, with everything it refers to.
-template <class C>
+template <class C, class Order = arithmetic::bitwise>
 struct harness {
-  using pass_type = nn::pass<exec::host_context, arithmetic::bitwise, memory::keep, nn::no_hooks, C>;
+  using pass_type = nn::pass<exec::host_context, Order, memory::keep, nn::no_hooks, C>;
   exec::host_context exec;
   arena saved;
   std::vector<index_t> positions, begins;
@@ -90,9 +93,9 @@ struct harness {
   }
 };
 
-template <class T = float, class C>
+template <class T = float, class Order = arithmetic::bitwise, class C>
 results run(comm::mesh<C>& mesh, problem const& p, int threads = 1) {
-  harness<C> h(threads);
+  harness<C, Order> h(threads);
   auto pass = h.pass(mesh, p);
   auto const block = p.block();
   nn::binder<T const> describe(static_cast<std::vector<nn::parameter_spec>*>(nullptr));
@@ -103,6 +106,8 @@ results run(comm::mesh<C>& mesh, problem const& p, int threads = 1) {
   auto d = converted<T>(chunk(random_values(p.tokens() * p.width, "d_y", 1), p.samples, rank, ranks));
   std::vector<T> y(x.size());
   results r;
+  profile::recorder recorder;
+  h.exec.profiler = &recorder;
   r.gradients.resize(parameters.size());
   nn::binder<T const> read(parameters.data());
   nn::binder<float> write(r.gradients.data());
@@ -117,22 +122,24 @@ results run(comm::mesh<C>& mesh, problem const& p, int threads = 1) {
     r.traffic.by_operation[o].calls = mesh.context.traffic().by_operation[o].calls - before.by_operation[o].calls;
     r.traffic.by_operation[o].bytes = mesh.context.traffic().by_operation[o].bytes - before.by_operation[o].bytes;
   }
+  for (auto const& e : recorder.events)
+    if (std::string_view(e.name).starts_with("attention")) r.attention_flops += e.done.flops;
   r.y = converted<float>(y), r.d_x = converted<float>(d);
   return r;
 }
-template <class T = float>
+template <class T = float, class Order = arithmetic::bitwise>
 results run_alone(problem const& p) {
   comm::self self;
   comm::mesh<comm::self> mesh(self, {});
-  return run<T>(mesh, p, 2);
+  return run<T, Order>(mesh, p, 2);
 }
 /// All ranks' results.
-template <class T = float>
+template <class T = float, class Order = arithmetic::bitwise>
 std::vector<results> run_on(int ranks, problem const& p, int threads = 1) {
   std::vector<results> all(static_cast<std::size_t>(ranks));
   comm::threads::run(ranks, [&](comm::threads& world) {
     comm::mesh<comm::threads> mesh(world, {.context = ranks});
-    all[std::size_t(world.rank())] = run<T>(mesh, p, threads);
+    all[std::size_t(world.rank())] = run<T, Order>(mesh, p, threads);
   });
   return all;
 }
@@ -171,7 +178,8 @@ void check_same_as_one_rank(problem const& p, std::vector<int> const& rank_count
 }  // namespace
 
 TEST_CASE("context attention: outputs and gradients are those of one rank, bit for bit") {
-  for (auto exchange : {nn::context_exchange::ring, nn::context_exchange::all_to_all}) {
+  for (auto exchange :
+       {nn::context_exchange::ring, nn::context_exchange::all_to_all, nn::context_exchange::all_gather}) {
     problem p{.exchange = exchange};
     check_same_as_one_rank(p, {1, 2, 4});
     p.stream = exchange == nn::context_exchange::ring;
@@ -182,7 +190,61 @@ TEST_CASE("context attention: outputs and gradients are those of one rank, bit f
     check_same_as_one_rank(p, {2});
     check_same_as_one_rank<bf16>(p, {2});
     p.query_heads = p.kv_heads = 8, p.window = 0, p.head_width = 4;
-    check_same_as_one_rank(p, {8});
+    if (exchange != nn::context_exchange::all_gather) check_same_as_one_rank(p, {8});
+  }
+}
+
+TEST_CASE("context attention: all_gather where pieces are no whole blocks of keys, and KV heads fewer than ranks") {
+  problem p{.length = 640, .kv_heads = 1, .exchange = nn::context_exchange::all_gather};
+  check_same_as_one_rank(p, {2, 4});
+  check_same_as_one_rank<bf16>(p, {4});
+  p.length = 320, p.window = 90;  // the first half of the sequence is none either
+  check_same_as_one_rank(p, {2});
+}
+
+TEST_CASE("context attention: without leaves the outputs are the same, and gradients nearly so") {
+  for (auto exchange :
+       {nn::context_exchange::ring, nn::context_exchange::all_to_all, nn::context_exchange::all_gather}) {
+    CAPTURE(int(exchange));
+    problem const p{.length = 576, .query_heads = 3, .kv_heads = 3, .exchange = exchange};
+    auto const whole = run_alone<float, arithmetic::fast>(p);
+    auto const parts = run_on<float, arithmetic::fast>(3, p);
+    for (int r = 0; r < 3; ++r) {
+      CHECK(same_bits(parts[std::size_t(r)].y, chunk(whole.y, p.samples, r, 3)));
+      auto const expected = chunk(whole.d_x, p.samples, r, 3);
+      bool near = true;
+      for (std::size_t i = 0; i < expected.size(); ++i)
+        near = near && std::abs(parts[std::size_t(r)].d_x[i] - expected[i]) < 1e-4f;
+      CHECK(near);
+    }
+  }
+}
+
+TEST_CASE("context attention: under all_gather ranks have the same work, and the bytes that they send") {
+  problem const p{.samples = 2, .query_heads = 8, .kv_heads = 2, .exchange = nn::context_exchange::all_gather};
+  for (int ranks : {2, 4}) {
+    auto const all = run_on(ranks, p);
+    auto const pairs = double(p.samples * p.query_heads) * double(p.length * (p.length + 1) / 2) / ranks;
+    index_t const rows = p.length / ranks, piece = rows / 2;
+    for (int r = 0; r < ranks; ++r) {
+      CAPTURE(r);
+      auto const& [y, d_x, gradients, sent, flops] = all[std::size_t(r)];
+      CHECK(flops == pairs * 2 * p.head_width * (2 + 5));
+      auto const bytes = [&](index_t sends, index_t heads) {
+        return std::uint64_t(p.samples * sends * heads * p.head_width) * sizeof(float);
+      };
+      // In both directions keys and values of its own to all.
+      CHECK(sent.of(comm::operation::all_gather).bytes == bytes(2 * rows * (ranks - 1), 2 * p.kv_heads));
+      // Queries there and outputs back; outputs and their gradients there and dq back, but for a piece that stays.
+      bool const first_stays = r == 0, last_stays = 3 * r == 2 * ranks - 2 || 3 * r == 2 * ranks - 1;
+      CHECK(sent.of(comm::operation::all_to_all).bytes ==
+            bytes(5 * piece * (2 - first_stays - last_stays), p.query_heads));
+      // Gradients of the keys of others: one sum for all of them, and one for those of the first half.
+      index_t const others = ranks - 1 + ranks / 2 - (r < ranks / 2);
+      CHECK(sent.of(comm::operation::reduce_scatter).bytes == bytes(others * rows, 2 * p.kv_heads));
+      CHECK(sent.bytes() == sent.of(comm::operation::all_gather).bytes + sent.of(comm::operation::all_to_all).bytes +
+                                sent.of(comm::operation::reduce_scatter).bytes);
+    }
   }
 }
 
@@ -220,10 +282,11 @@ TEST_CASE("context attention: the bytes that a ring sends") {
   }
 }
 
-TEST_CASE("context attention: a rank's memory is that of its own tokens") {
+TEST_CASE("context attention: a rank's memory is that of its own tokens, or of all keys") {
   index_t const ranks = 4;
   std::byte const untouched{0xa5};
-  for (auto exchange : {nn::context_exchange::ring, nn::context_exchange::all_to_all}) {
+  for (auto exchange :
+       {nn::context_exchange::ring, nn::context_exchange::all_to_all, nn::context_exchange::all_gather}) {
     CAPTURE(int(exchange));
     problem const p{.samples = 2, .length = 2048, .exchange = exchange};
     comm::threads::run(int(ranks), [&](comm::threads& world) {
@@ -231,8 +294,8 @@ TEST_CASE("context attention: a rank's memory is that of its own tokens") {
       harness<comm::threads> h;
       auto pass = h.pass(mesh, p);
       index_t const rows = p.length / ranks, head = p.head_width, heads = p.query_heads;
-      bool const ring = exchange == nn::context_exchange::ring;
-      int const own_heads = ring ? p.query_heads : p.query_heads / int(ranks);
+      bool const ring = exchange == nn::context_exchange::ring, trades = exchange == nn::context_exchange::all_to_all;
+      int const own_heads = trades ? p.query_heads / int(ranks) : p.query_heads;
       ops::attention_options const o{.query_heads = p.query_heads,
                                      .kv_heads = p.kv_heads,
                                      .head_width = p.head_width,
@@ -245,13 +308,14 @@ TEST_CASE("context attention: a rank's memory is that of its own tokens") {
       // What the operation itself takes.
       auto of_rank = o;
       of_rank.query_heads = of_rank.kv_heads = own_heads;
-      index_t const queries = ring ? rows : p.length, begins[] = {0, queries};
+      index_t const queries = ring ? rows : trades ? p.length : rows / 2, begins[] = {0, queries};
       auto const view = matrix<float const>(nullptr, queries, own_heads * head);
+      auto const keys = matrix<float const>(nullptr, ring ? rows : p.length, own_heads * head);
       ops::attention_forward_args<float> forward{};
-      forward.q = forward.k = view, forward.sequence_begins = begins, forward.options = of_rank;
+      forward.q = view, forward.k = keys, forward.sequence_begins = begins, forward.options = of_rank;
       ops::attention_backward_args<float> backward{};
-      backward.q = backward.k = view, backward.sequence_begins = begins, backward.options = of_rank;
-      if (ring) forward.part.length = backward.part.length = p.length;
+      backward.q = view, backward.k = keys, backward.sequence_begins = begins, backward.options = of_rank;
+      if (!trades) forward.part.length = backward.part.length = p.length;
       using device = tenon::device::host;
       auto const within_forward = ops::kernel_for<ops::attention_forward_t, device>::scratch_bytes(forward, 1);
       auto const within_backward = ops::kernel_for<ops::attention_backward_t, device>::scratch_bytes(backward, 1);
@@ -273,6 +337,10 @@ TEST_CASE("context attention: a rank's memory is that of its own tokens") {
       if (ring) {
         CHECK(forward_bytes <= state + 2 * (2 * own) + within_forward);
         CHECK(backward_bytes <= 2 * own + 2 * (2 * own) + within_backward);  // dk and dv in fp32, and the chunks
+      } else if (!trades) {
+        auto const kv = std::size_t(ranks) * 2 * own;
+        CHECK(forward_bytes <= kv + own + within_forward);
+        CHECK(backward_bytes <= kv + 3 * own + kv / 2 + kv + within_backward);  // dk and dv of two pieces in fp32
       } else {
         CHECK(forward_bytes <= own + std::max(3 * own, within_forward));
         CHECK(backward_bytes <= (2 + 3) * own + std::max(3 * own, within_backward));
@@ -290,4 +358,5 @@ TEST_CASE("context attention refuses what does not come out even") {
   refused(4, {.kv_heads = 2}, "4 ranks cannot share 2 KV heads. Fix: ");
   refused(8, {.length = 640, .kv_heads = 8, .exchange = nn::context_exchange::ring},
           "8 ranks cannot share a sequence of 640 tokens by a ring");
+  refused(8, {.exchange = nn::context_exchange::all_gather}, "whole leaves of 64. Fix: at most 4 ranks, or");
 }

@@ -50,4 +50,8 @@ TEST_CASE("context parallelism gives the bits of one rank") {
     CHECK(expected == run({.data = 4, .context = ranks}, 1,
                           static_cast<policies<context<dynamic, all_to_all>, data<4>, zero<3>>*>(nullptr)));
   }
+  policies<context<dynamic, all_gather>, tensor<2>>* const gathers = nullptr;
+  CHECK(expected == run({.tensor = 2, .context = 2}, 4, gathers));
+  CHECK_THROWS_WITH_AS(run({.tensor = 2, .context = 4}, 4, gathers), doctest::Contains("by all_gather"),
+                       argument_error);
 }

@@ -105,7 +105,8 @@ struct self_attention {
  private:
   template <class Pass>
   ops::attention_options options(Pass const& pass) const {
-    index_t const leaf = pass.token_leaf();
+    index_t leaf = pass.token_leaf();  // none under arithmetic::fast, but what a rank works on begins with one
+    if (!leaf) leaf = pass.context_ranks() == 1 ? pass.sequence_length : pass.local_length() / 2;
     return {.query_heads = query_heads,
             .kv_heads = kv_heads,
             .head_width = head_width,
@@ -113,7 +114,7 @@ struct self_attention {
             .causal = true,
             .window = window,
             .soft_cap = soft_cap,
-            .query_leaf = round_up(leaf ? leaf : pass.sequence_length, lanes)};
+            .query_leaf = round_up(leaf, lanes)};
   }
   template <class Pass, class W, class T>
   void normalize_heads(Pass& pass, parameters<W const> const& p, saved<T> const& s) const {

@@ -9,6 +9,9 @@
 ///   @source Liu et al. 2023, arXiv:2310.01889
 /// - all_to_all: ranks trade their tokens for heads, each attends with its heads over whole sequences, and they trade
 ///   back. All have the same to do. @source Jacobs et al. 2023, arXiv:2309.14509
+/// - all_gather: every rank gathers the keys and values of the whole sequence. Of its 2 N pieces, rank r holds 2 r and
+///   2 r + 1, and is lent the queries of r and 2 N - 1 - r: together they see as many keys on every rank. Outputs and
+///   gradients travel back. @source Grattafiori et al. 2024, arXiv:2407.21783, section 3.3.2
 ///
 /// One sequence of the micro-batch at a time: scratch memory is that of one.
 #include <algorithm>
@@ -22,6 +25,7 @@
 #include <tenon/comm/reduce.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/ops/attention.hpp>
 
 namespace tenon::nn {
@@ -87,6 +91,11 @@ void check_context(Pass const& pass, ops::attention_options const& o) {
   if (pass.exchange == context_exchange::all_to_all && o.kv_heads % ranks)
     refuse(std::to_string(o.kv_heads) +
            " KV heads. Fix: a number of ranks that divides them, or context_exchange::ring.");
+  index_t const unit = leaf ? leaf : lanes;
+  if (pass.exchange == context_exchange::all_gather && length % (2 * ranks * unit))
+    refuse("a sequence of " + std::to_string(length) + " tokens by all_gather, in two pieces each of whole leaves of " +
+           std::to_string(unit) + ". Fix: at most " + std::to_string(length / unit / 2) +
+           " ranks, or context_exchange::ring.");
 }
 
 /// to = from, rounded; both [rows, cols] with column stride 1.
@@ -254,21 +263,17 @@ void trade_heads(Pass& pass, std::array<matrix_view<T>, Matrices> const& by_toke
       }
     }
   };
-  auto const trade = [&](value const* from, value* to) {
-    std::vector<std::span<std::byte const>> sends;
-    std::vector<std::span<std::byte>> receives;
+  auto const trade_parts = [&](value const* from, value* to) {
     auto const size = std::size_t(rows * width);
-    for (index_t p = 0; p < ranks; ++p) {
-      sends.push_back(std::as_bytes(std::span(from + p * rows * width, size)));
-      receives.push_back(std::as_writable_bytes(std::span(to + p * rows * width, size)));
-    }
-    group.all_to_all(sends, receives);
+    trade(
+        group, [&](int p) { return std::span(from + p * rows * width, size); },
+        [&](int p) { return std::span(to + p * rows * width, size); });
   };
   if constexpr (std::is_const_v<T>) {
     for_parts([&](matrix_view<T> m, matrix_view<value> part) { copy_rows(pass, m, part); });
-    trade(packed, by_heads);
+    trade_parts(packed, by_heads);
   } else {
-    trade(by_heads, packed);
+    trade_parts(by_heads, packed);
     for_parts([&](matrix_view<T> m, matrix_view<value> part) { copy_rows(pass, as_const(part), m); });
   }
 }
@@ -320,12 +325,139 @@ void all_to_all_backward(Pass& pass, ops::attention_options const& o, matrix_vie
   }
 }
 
+/// Which of the 2 N pieces of a sequence a rank holds, and of which it is lent the queries.
+using pieces_of_rank = std::array<index_t, 2>(int rank, int ranks);
+inline std::array<index_t, 2> pieces_held(int rank, int) { return {2 * rank, 2 * rank + 1}; }
+inline std::array<index_t, 2> pieces_lent(int rank, int ranks) { return {rank, 2 * ranks - 1 - rank}; }
+
+/// Rows of the pieces that ranks have in `from` travel to where they are in `to`; both dense.
+template <class Group, class T>
+void trade_pieces(Group& group, pieces_of_rank from, matrix_view<T const> before, pieces_of_rank to,
+                  matrix_view<T> after) {
+  auto const size = std::size_t(before.size()) / 2;
+  // What the pieces `mine` in `data` have in common with `its`: none, one or, where N is odd, both.
+  auto const shared = [&](auto* data, std::array<index_t, 2> mine, std::array<index_t, 2> its) {
+    auto const is_its = [&](index_t piece) { return piece == its[0] || piece == its[1]; };
+    bool const first = is_its(mine[0]), second = is_its(mine[1]);
+    return std::span(data + (first ? 0 : size), size * (std::size_t(first) + std::size_t(second)));
+  };
+  int const me = group.rank(), ranks = group.size();
+  trade(
+      group, [&](int p) { return shared(before.data(), from(me, ranks), to(p, ranks)); },
+      [&](int p) { return shared(after.data(), to(me, ranks), from(p, ranks)); });
+}
+
+/// Keys and values of a whole sequence, of which `own` are this rank's.
+template <class Pass, class T>
+void gather_kv(Pass& pass, matrix_view<T const> own, matrix_view<T> all) {
+  copy_rows(pass, own, rows_of(all, pass.first_position(), own.extent(0)));
+  gather(pass.mesh->context, all, comm::even_cuts(std::size_t(all.size()), pass.context_ranks()));
+}
+
+/// What is kept in a sequence's rows of qkv: the queries lent to this rank, behind them its own keys and values; dense.
+template <class T>
+struct kept_pieces {
+  matrix_view<T> q, kv;
+  kept_pieces(attention_columns const& c, matrix_view<T> qkv)
+      : q(matrix(qkv.data(), qkv.extent(0), c.query)), kv(matrix(qkv.data() + q.size(), qkv.extent(0), 2 * c.kv)) {}
+};
+
+template <class Pass, class T>
+void all_gather_forward(Pass& pass, ops::attention_options const& o, matrix_view<T> qkv, matrix_view<T> heads,
+                        matrix_view<float> log_sum_exp) {
+  attention_columns const c(o);
+  auto& group = pass.mesh->context;
+  index_t const rows = pass.local_length(), piece = rows / 2;
+  arena_scope scope(pass.exec.scratch());
+  auto const kv = pass.exec.scratch().template allocate_matrix<T>(pass.sequence_length, 2 * c.kv);
+  auto const out = pass.exec.scratch().template allocate_matrix<T>(rows, c.query);
+  for (index_t s = 0; s < pass.tokens() / rows; ++s) {
+    auto const local = rows_of(qkv, s * rows, rows), own_out = rows_of(heads, s * rows, rows);
+    kept_pieces const kept(c, local);
+    gather_kv(pass, as_const(c.kv_of(local)), kv);
+    copy_rows(pass, as_const(c.q(local)), own_out);
+    trade_pieces(group, pieces_held, as_const(own_out), pieces_lent, kept.q);
+    copy_rows(pass, as_const(rows_of(kv, pass.first_position(), rows)), kept.kv);
+    ops::attention_forward_args<T> args{};
+    args.k = columns_of(kv, 0, c.kv), args.v = columns_of(kv, c.kv, c.kv), args.options = o;
+    index_t row = 0;
+    for (index_t p : pieces_lent(group.rank(), group.size())) {
+      args.q = rows_of(kept.q, row, piece), args.out = rows_of(out, row, piece);
+      args.log_sum_exp = columns_of(log_sum_exp, s * rows + row, piece);
+      args.part = {pass.sequence_length, p * piece};
+      ops::attention_forward(pass.exec, args);
+      row += piece;
+    }
+    trade_pieces(group, pieces_lent, as_const(out), pieces_held, own_out);
+  }
+}
+
+/// d_kv = the sum over all pieces of queries. Each rank has the part of its first piece, for the keys of the first half
+/// of the sequence, and that of its second, for all keys. Over the ranks the first are the left half of the tree over
+/// query leaves; the second, from the last rank to the first, the right half: a tree that is the same when mirrored.
+template <class Pass, class T>
+void sum_pieces(Pass& pass, matrix_view<float> first, matrix_view<float> second, matrix_view<T> d_kv) {
+  auto& group = pass.mesh->context;
+  auto const me = std::size_t(group.rank()), all = std::size_t(second.size());
+  auto const cuts = comm::even_cuts(all, group.size());
+  auto half_cuts = cuts;
+  for (auto& at : half_cuts) at = std::min(at, all / 2);
+  float *const left = first.data() + half_cuts[me], *const right = second.data() + cuts[me];
+  comm::reduce_scatter(group, first.data(), left, half_cuts);
+  comm::reduce_scatter(group, second.data(), right, cuts);
+  comm::node_sum(2)(right, std::array<float const*, 2>{left, right}, half_cuts[me + 1] - half_cuts[me]);
+  copy_rows(pass, as_const(matrix(right, d_kv.extent(0), d_kv.extent(1))), d_kv);
+}
+
+template <class Pass, class T>
+void all_gather_backward(Pass& pass, ops::attention_options const& o, matrix_view<T const> qkv,
+                         matrix_view<T const> heads, matrix_view<float const> log_sum_exp, matrix_view<T const> d_heads,
+                         matrix_view<T> d_qkv) {
+  attention_columns const c(o);
+  auto& group = pass.mesh->context;
+  auto& scratch = pass.exec.scratch();
+  index_t const length = pass.sequence_length, rows = pass.local_length(), piece = rows / 2;
+  arena_scope scope(scratch);
+  auto const kv = scratch.template allocate_matrix<T>(length, 2 * c.kv);
+  auto const like_q = [&] { return scratch.template allocate_matrix<T>(rows, c.query); };
+  auto const out = like_q(), d_out = like_q(), dq = like_q();
+  index_t const half = std::min(length, round_up(length / 2, ops::attention_key_block));  // a first piece sees no more
+  auto const first = scratch.template allocate_matrix<float>(half, 2 * c.kv);
+  auto const second = scratch.template allocate_matrix<float>(length, 2 * c.kv);
+  ops::attention_backward_args<T> args{};
+  args.options = o;
+  args.part = {length, 0, 0, scratch.template allocate<float>(ops::attention_backward_carried<T>(o, piece))};
+  for (index_t s = 0; s < pass.tokens() / rows; ++s) {
+    auto const here = [&](auto m) { return rows_of(m, s * rows, rows); };
+    kept_pieces const kept(c, here(qkv));
+    gather_kv(pass, kept.kv, kv);
+    trade_pieces(group, pieces_held, here(heads), pieces_lent, out);
+    trade_pieces(group, pieces_held, here(d_heads), pieces_lent, d_out);
+    index_t row = 0;
+    for (index_t p : pieces_lent(group.rank(), group.size())) {
+      auto const lent = [&](auto m) { return rows_of(m, row, piece); };
+      args.q = lent(kept.q), args.out = lent(out), args.d_out = lent(d_out), args.dq = lent(dq);
+      args.log_sum_exp = columns_of(log_sum_exp, s * rows + row, piece);
+      args.d_keys = row == 0 ? first : second;
+      auto const seen = rows_of(kv, 0, args.d_keys.extent(0));
+      args.k = columns_of(seen, 0, c.kv), args.v = columns_of(seen, c.kv, c.kv);
+      args.part.query = p * piece;
+      ops::attention_backward(pass.exec, args);
+      row += piece;
+    }
+    trade_pieces(group, pieces_lent, as_const(dq), pieces_held, out);
+    copy_rows(pass, as_const(out), c.q(here(d_qkv)));
+    sum_pieces(pass, first, second, c.kv_of(here(d_qkv)));
+  }
+}
+
 }  // namespace detail
 
 /// Causal self-attention of every sequence of the pass, with the tokens of all context ranks.
 /// @shape qkv, d_qkv [t, (query_heads + 2 kv_heads) head_width]  heads [t, query_heads head_width]
 /// log_sum_exp [query_heads, t]; all dense
-/// @param qkv afterwards what backward needs of it: under all_to_all this rank's heads of whole sequences
+/// @param qkv afterwards what backward needs of it: under all_to_all this rank's heads of whole sequences, under
+/// all_gather the queries that it works on before its keys and values
 /// @param log_sum_exp for backward only, likewise
 /// @error argument_error when the ranks cannot share a sequence or, under all_to_all, the heads evenly
 /// @test tests/nn/context_attention_test.cpp
@@ -337,6 +469,8 @@ void context_attention_forward(Pass& pass, ops::attention_options const& o, matr
       detail::check_context(pass, o);
       if (pass.exchange == context_exchange::ring)
         return detail::ring_forward(pass, o, as_const(qkv), heads, log_sum_exp);
+      if (pass.exchange == context_exchange::all_gather)
+        return detail::all_gather_forward(pass, o, qkv, heads, log_sum_exp);
       return detail::all_to_all_forward(pass, o, qkv, heads, log_sum_exp);
     }
   ops::attention_forward(pass.exec, detail::forward_args(o, pass.sequence_begins, as_const(qkv), heads, log_sum_exp));
@@ -351,6 +485,8 @@ void context_attention_backward(Pass& pass, ops::attention_options const& o, mat
     if (pass.context_ranks() > 1) {
       if (pass.exchange == context_exchange::ring)
         return detail::ring_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
+      if (pass.exchange == context_exchange::all_gather)
+        return detail::all_gather_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
       return detail::all_to_all_backward(pass, o, qkv, heads, log_sum_exp, d_heads, d_qkv);
     }
   ops::attention_backward(pass.exec,

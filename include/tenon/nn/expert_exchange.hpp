@@ -9,11 +9,13 @@
 #include <cstddef>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <tenon/core/arena.hpp>
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/core/view.hpp>
+#include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/ops/moe.hpp>
 
 namespace tenon::nn {
@@ -39,16 +41,12 @@ namespace detail {
 /// `sent(p)` values of `from`, one rank's behind the other's, go to rank p; `received(p)` values come from it.
 template <class C, class T, class Sent, class Received>
 void trade_stretches(C& group, T const* from, Sent&& sent, T* to, Received&& received) {
-  std::vector<std::span<std::byte const>> sends;
-  std::vector<std::span<std::byte>> receives;
-  for (int p = 0; p < group.size(); ++p) {
-    std::span const out(from, std::size_t(sent(p)));
-    std::span const in(to, std::size_t(received(p)));
-    sends.push_back(std::as_bytes(out));
-    receives.push_back(std::as_writable_bytes(in));
-    from += out.size(), to += in.size();
-  }
-  group.all_to_all(sends, receives);
+  auto const next = [](auto*& at, index_t count) {
+    return std::span(std::exchange(at, at + count), std::size_t(count));
+  };
+  trade(
+      group, [&](int p) { return next(from, index_t(sent(p))); },
+      [&](int p) { return next(to, index_t(received(p))); });
 }
 
 /// Rows that this rank sends to rank `p` of those that hold the experts.

@@ -44,7 +44,7 @@ struct deferred_gradients {
 };
 
 /// How ranks that hold parts of the same sequences bring attention together; see nn/context_attention.hpp.
-enum class context_exchange { ring, all_to_all };
+enum class context_exchange { ring, all_to_all, all_gather };
 
 /// What blocks know about one pass over a micro-batch: where to run, where to keep what backward needs, which samples
 /// these are. Activations are [tokens, features] with tokens = samples x sequence_length, sample after sample. Where

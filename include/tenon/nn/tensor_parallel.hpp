@@ -90,6 +90,17 @@ void gather(Group& group, matrix_view<T> m, std::vector<std::size_t> cuts) {
   for (auto& at : cuts) at *= sizeof(T);
   group.all_gather(std::as_writable_bytes(std::span(m.data(), std::size_t(m.size()))), cuts);
 }
+/// Rank p is sent the span sends(p), and what it sends fills receives(p).
+template <class Group, class Sends, class Receives>
+void trade(Group& group, Sends&& sends, Receives&& receives) {
+  std::vector<std::span<std::byte const>> out;
+  std::vector<std::span<std::byte>> in;
+  for (int p = 0; p < group.size(); ++p) {
+    out.push_back(std::as_bytes(sends(p)));
+    in.push_back(std::as_writable_bytes(receives(p)));
+  }
+  group.all_to_all(out, in);
+}
 }  // namespace detail
 
 /// Every rank has its tokens of x; then all of them, where tokens are cut.

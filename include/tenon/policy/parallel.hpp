@@ -48,10 +48,12 @@ struct sequence_parallel {
 /// How context parallelism moves keys and values.
 struct ring {};
 struct all_to_all {};
+struct all_gather {};
 /// Context parallelism: each sequence is cut over N ranks. @source Liu et al. 2023, arXiv:2310.01889 (ring); Jacobs et
-/// al. 2023, arXiv:2309.14509 (all-to-all)
+/// al. 2023, arXiv:2309.14509 (all-to-all); Grattafiori et al. 2024, arXiv:2407.21783 (all-gather)
 template <index_t N, class Exchange = ring>
-  requires((N >= 1 || N == dynamic) && (std::same_as<Exchange, ring> || std::same_as<Exchange, all_to_all>))
+  requires((N >= 1 || N == dynamic) &&
+           (std::same_as<Exchange, ring> || std::same_as<Exchange, all_to_all> || std::same_as<Exchange, all_gather>))
 struct context {
   using axis = context_axis;
   using exchange = Exchange;

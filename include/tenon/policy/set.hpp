@@ -122,6 +122,11 @@ consteval bool check_policies() {
                   "tenon::policies: context<N> with an N that is not 1, 2, 4 or 8; sequences are summed in up to 8 "
                   "leaves, of which each rank takes as many. Fix: context<1>, <2>, <4> or <8>, and data<N> for other "
                   "factors.");
+    static_assert(std::same_as<typename set::arithmetic, arithmetic::fast> ||
+                      !std::same_as<typename set::context::exchange, all_gather> ||
+                      2 * set::context::degree <= reduction_order::sequence_leaves,
+                  "tenon::policies: context<N, all_gather> with more than 4 ranks; each takes two of the 8 leaves of a "
+                  "sequence, or more. Fix: context<2> or <4>, or ring or all_to_all in place of all_gather.");
     static_assert(!detail::is_interleaved<typename set::pipeline::schedule> || set::pipeline::degree != 1,
                   "tenon::policies: interleaved<V> with pipeline<1>; it has nothing to overlap on one rank. "
                   "Fix: pipeline<2, interleaved<V>> or more, or drop the pipeline.");

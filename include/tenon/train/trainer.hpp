@@ -453,8 +453,9 @@ class trainer {
                    &ranks};
     pass.cuts_sequences = where.cut;
     if constexpr (memory::has_activations_in_file<typename set::memory>) pass.hooks.offloaded = &f.memory;
-    if constexpr (std::same_as<typename set::context::exchange, all_to_all>)
-      pass.exchange = nn::context_exchange::all_to_all;
+    using exchange = typename set::context::exchange;
+    if constexpr (std::same_as<exchange, all_to_all>) pass.exchange = nn::context_exchange::all_to_all;
+    else if constexpr (std::same_as<exchange, all_gather>) pass.exchange = nn::context_exchange::all_gather;
     else if (ring_stream) pass.context_stream = &*ring_stream;
     return pass;
   }

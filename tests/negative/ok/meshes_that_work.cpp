@@ -13,6 +13,7 @@ static_assert(works<models::gpt2<>, data<dynamic>, tensor<dynamic>, context<dyna
 static_assert(works<models::gpt2_124m, context<3>, arithmetic::fast>);
 using grouped = models::llama<llama_config{.layers = 2, .width = 512, .heads = 8, .kv_heads = 4, .context = 512}>;
 static_assert(works<grouped, tensor<2>, context<2, all_to_all>>);
+static_assert(works<grouped, tensor<4>, context<4, all_gather>>);
 static_assert(works<grouped, data<2>, zero<2>, optimizer::muon>);
 using mixture = models::mixtral<mixtral_config{.layers = 2, .width = 128, .heads = 8, .context = 64, .experts = 6}>;
 static_assert(works<mixture, expert<3>, data<2>, tensor<8>>);
