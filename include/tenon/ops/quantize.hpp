@@ -9,6 +9,20 @@
 
 namespace tenon::ops {
 
+/// `wanted`, or when rows of `cols` numbers are no whole blocks of it, what is used in its place, as ggml does: of
+/// blocks of 256 the next larger one of 32, else F16.
+constexpr weight_format format_that_fits(weight_format wanted, index_t cols) {
+  if (cols % layout_of(wanted).values == 0) return wanted;
+  switch (wanted) {
+    case weight_format::q2_k:
+    case weight_format::q3_k: return format_that_fits(weight_format::q4_0, cols);
+    case weight_format::q4_k: return format_that_fits(weight_format::q5_0, cols);
+    case weight_format::q5_k: return format_that_fits(weight_format::q5_1, cols);
+    case weight_format::q6_k: return format_that_fits(weight_format::q8_0, cols);
+    default: return weight_format::f16;
+  }
+}
+
 /// out = the numbers that `in` stands for, to the bit what ggml's reference gives. @shape in, out [rows,cols]
 struct dequantize_args {
   weight_view in;
