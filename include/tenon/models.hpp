@@ -6,3 +6,4 @@
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
 #include <tenon/models/mixtral.hpp>
+#include <tenon/models/names.hpp>

@@ -21,6 +21,7 @@
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/paged_attention.hpp>
+#include <tenon/ops/host/quantize.hpp>
 #include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/host/update.hpp>
 #include <tenon/ops/linear.hpp>
@@ -28,5 +29,6 @@
 #include <tenon/ops/norm.hpp>
 #include <tenon/ops/operation.hpp>
 #include <tenon/ops/paged_attention.hpp>
+#include <tenon/ops/quantize.hpp>
 #include <tenon/ops/rope.hpp>
 #include <tenon/ops/update.hpp>

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include <tenon/core/view.hpp>
 
@@ -48,6 +50,18 @@ inline constexpr std::array<weight_layout, 15> weight_layouts{{
 }};
 
 constexpr weight_layout const& layout_of(weight_format f) { return weight_layouts[std::size_t(f)]; }
+
+constexpr bool is_blocks(weight_format f) { return layout_of(f).values > 1; }
+/// function(constant) with the format as a constant, for those that are blocks; false for plain numbers.
+template <class Function>
+bool with_block_format(weight_format format, Function&& function) {
+  return [&]<std::size_t... f>(std::index_sequence<f...>) {
+    return ((std::size_t(format) == f + 3 &&
+             (function(std::integral_constant<weight_format, weight_format(f + 3)>{}), true)) ||
+            ...);
+  }
+  (std::make_index_sequence<weight_layouts.size() - 3>{});
+}
 
 /// A matrix [rows, cols] as a file holds it: rows one after the other, each of whole blocks.
 struct weight_view {

@@ -172,7 +172,7 @@ struct kernel_for<linear_t, device::host> {
   static void run(exec::host_context& ctx, linear_args const& a) {
     detail::check_linear(a);
     if (a.y.empty()) return;
-    if (!detail::is_blocks(a.weight.format) || a.weight.cols == 0) return multiply_numbers(ctx, a);
+    if (!is_blocks(a.weight.format) || a.weight.cols == 0) return multiply_numbers(ctx, a);
     arena_scope scope(ctx.scratch());
     auto x = a.quantized;
     if (x.empty()) {
@@ -203,7 +203,7 @@ struct kernel_for<linear_t, device::host> {
 template <>
 struct kernel_for<table_rows_t, device::host> {
   static void run(exec::host_context& ctx, table_rows_args const& a) {
-    if (!detail::is_blocks(a.table.format)) {
+    if (!is_blocks(a.table.format)) {
       detail::with_element_format(a.table.format, [&]<class T>(T) {
         kernel_for<embedding_forward_t, device::host>::run(
             ctx, embedding_forward_args<T, float>{.tokens = a.tokens,
@@ -222,7 +222,7 @@ struct kernel_for<table_rows_t, device::host> {
                              std::to_string(a.table.rows) + ". Fix: tokens of this model's vocabulary.");
     ctx.pool().for_range(t, detail::piece_rows(a.table.cols), [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
-        detail::with_block_format(a.table.format, [&]<class F>(F) {
+        with_block_format(a.table.format, [&]<class F>(F) {
           unpack_row<F::value>(a.table.row(a.tokens[std::size_t(i)]), a.table.cols, a.scale, detail::row(a.out, i));
         });
     });

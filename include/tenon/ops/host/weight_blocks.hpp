@@ -229,17 +229,4 @@ TENON_ALWAYS_INLINE void for_each_group(std::byte const* p, index_t stride, inde
   }
 }
 
-/// function(std::integral_constant<weight_format, F>) for the format in blocks.
-template <class Function>
-void with_block_format(weight_format format, Function&& function) {
-  using enum weight_format;
-  auto const try_all = [&]<weight_format... F>(std::integer_sequence<weight_format, F...>) {
-    return ((format == F && (function(std::integral_constant<weight_format, F>()), true)) || ...);
-  };
-  static_cast<void>(try_all(std::integer_sequence<weight_format, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k,
-                                                  q6_k, iq4_nl, mxfp4>()));
-}
-
-constexpr bool is_blocks(weight_format f) { return layout_of(f).values > 1; }
-
 }  // namespace tenon::ops::detail

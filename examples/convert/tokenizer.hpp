@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+// The tokenizer of a folder as keys of GGUF.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "metadata.hpp"
+
+namespace convert {
+
+/// Token types, as GGUF numbers them.
+enum token_type : std::int32_t { normal = 1, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+struct vocabulary {
+  std::vector<std::string> tokens;
+  std::vector<std::int32_t> types;
+
+  void put(std::size_t id, std::string text, token_type type) {
+    while (tokens.size() <= id) {
+      tokens.push_back("[PAD" + std::to_string(tokens.size()) + "]");
+      types.push_back(unused);
+    }
+    tokens[id] = std::move(text);
+    types[id] = type;
+  }
+};
+
+/// The characters that byte-level BPE writes for the 256 bytes, in UTF-8: those of Latin-1 that can be seen stand for
+/// themselves, the others for U+0100 and on.
+inline std::string byte_token(int value) {
+  auto const is_seen = [](int b) { return (b > 32 && b < 127) || (b > 160 && b != 173); };
+  int code = value;
+  if (!is_seen(value)) {
+    code = 256;
+    for (int b = 0; b < value; ++b) code += !is_seen(b);
+  }
+  if (code < 128) return {char(code)};
+  return {char(0xc0 | code >> 6), char(0x80 | (code & 63))};
+}
+
+/// The bytes themselves, which train_gpt learns: a byte-level BPE without merges. Byte 0 stands between documents.
+inline void set_byte_tokens(io::gguf_metadata& metadata, std::size_t count) {
+  vocabulary v;
+  for (int b = 0; b < 256; ++b) v.put(std::size_t(b), byte_token(b), b == 0 ? control : normal);
+  if (count > 256) v.put(count - 1, "[PAD" + std::to_string(count - 1) + "]", unused);
+  metadata.set("tokenizer.ggml.model", "gpt2");
+  metadata.set("tokenizer.ggml.pre", "gpt-2");
+  metadata.set("tokenizer.ggml.tokens", v.tokens);
+  metadata.set("tokenizer.ggml.token_type", v.types);
+  metadata.set("tokenizer.ggml.merges", std::vector<std::string>());
+  metadata.set("tokenizer.ggml.bos_token_id", std::uint32_t(0));
+  metadata.set("tokenizer.ggml.eos_token_id", std::uint32_t(0));
+  metadata.set("tokenizer.ggml.add_bos_token", false);
+}
+
+/// A tokenizer.json that holds a BPE: of bytes, with its merges; or of characters with byte fallback, as SentencePiece
+/// has it, where the rank of the merge that makes a token is its score.
+inline void set_tokenizer(io::gguf_metadata& metadata, json const& tokenizer, json const& config, std::size_t count,
+                          std::string const& file) {
+  auto const& model = tokenizer.at("model");
+  if (model.value("type", "BPE") != "BPE" || !model.contains("merges"))
+    throw tenon::file_error(file, "holds no BPE but a '" + model.value("type", "?") +
+                                      "'. Fix: use the converter of llama.cpp for this model, or --no-tokenizer.");
+  bool const is_spm = model.value("byte_fallback", false);
+  vocabulary v;
+  auto const put = [&](json const& id, std::string const& text, token_type type) {
+    auto const i = id.get<std::size_t>();
+    if (i >= count)
+      throw tenon::file_error(file, "has a token " + std::to_string(i) + ", but the model has " +
+                                        std::to_string(count) + ". Fix: use the tokenizer of this model.");
+    v.put(i, text, type);
+  };
+  for (auto const& [text, id] : model.at("vocab").items()) {
+    bool const is_byte = is_spm && text.size() == 6 && text.rfind("<0x", 0) == 0;
+    put(id, text, is_byte ? byte : normal);
+  }
+  for (auto const& t : tokenizer.value("added_tokens", json::array()))
+    put(t.at("id"), t.at("content").get<std::string>(), t.value("special", false) ? control : user_defined);
+  if (v.tokens.size() < count) v.put(count - 1, "[PAD" + std::to_string(count - 1) + "]", unused);
+
+  std::vector<std::string> merges;
+  for (auto const& m : model.at("merges"))
+    merges.push_back(m.is_string() ? m.get<std::string>()
+                                   : m.at(0).get<std::string>() + " " + m.at(1).get<std::string>());
+  metadata.set("tokenizer.ggml.model", is_spm ? "llama" : "gpt2");
+  metadata.set("tokenizer.ggml.tokens", v.tokens);
+  metadata.set("tokenizer.ggml.token_type", v.types);
+  if (is_spm) {
+    std::vector<float> scores(v.tokens.size(), -1000.0f);
+    for (std::size_t rank = merges.size(); rank-- > 0;) {
+      auto const& m = merges[rank];
+      auto const made = model.at("vocab").find(m.substr(0, m.find(' ')) + m.substr(m.find(' ') + 1));
+      if (made != model.at("vocab").end()) scores.at(made->get<std::size_t>()) = -float(rank);
+    }
+    metadata.set("tokenizer.ggml.pre", "default");
+    metadata.set("tokenizer.ggml.scores", scores);
+    metadata.set("tokenizer.ggml.add_space_prefix", tokenizer.dump().find("Prepend") != std::string::npos);
+  } else {
+    // The patterns that cut text before BPE differ in how they take numbers.
+    std::string const cut = tokenizer.value("pre_tokenizer", json()).dump();
+    metadata.set("tokenizer.ggml.pre", cut.find("{1,3}") != std::string::npos       ? "llama-bpe"
+                                       : cut.find("\\\\p{N}|") != std::string::npos ? "qwen2"
+                                                                                    : "gpt-2");
+    metadata.set("tokenizer.ggml.merges", merges);
+  }
+  for (char const* name : {"bos", "eos", "pad"}) {
+    json id = config.value(std::string(name) + "_token_id", json());
+    if (id.is_array() && !id.empty()) id = id[0];
+    std::string const key = std::string("tokenizer.ggml.") + (name[0] == 'p' ? "padding" : name) + "_token_id";
+    if (id.is_number_unsigned()) metadata.set(key, id.get<std::uint32_t>());
+  }
+  // A template that puts the first token there is the sign of models that want one.
+  metadata.set("tokenizer.ggml.add_bos_token",
+               tokenizer.value("post_processor", json()).dump().find("\"SpecialToken\"") != std::string::npos);
+}
+
+}  // namespace convert
