@@ -2,13 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <vector>
 
 #include <ref/values.hpp>
-#include <tenon/core/tensor.hpp>
 #include <tenon/ops/host/attention.hpp>
 #include <tenon/ops/host/paged_attention.hpp>
 
@@ -221,10 +221,12 @@ TEST_CASE("zeros, and rows that int8 cannot hold") {
   std::fill_n(p.k.begin(), 16, 0.0f), std::fill_n(p.v.begin() + 16, 16, 0.0f);
   CHECK(ref::same_bits(in_steps<kv::q8>(p, 16, 1, whole),
                        p.attention(rounded<kv::q8>(p.k, 16), rounded<kv::q8>(p.v, 16))));
-  p.v[40] = std::numeric_limits<float>::infinity();
-  auto const out = in_steps<kv::q8>(p, 16, 1, fixed(1));
-  CHECK(!std::isnan(out[16]));
-  CHECK(std::isnan(out[32]));  // the row with the infinity is not silently a finite one
+  for (float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    p.v[40] = bad;
+    auto const out = in_steps<kv::q8>(p, 16, 1, fixed(1));
+    CHECK(!std::isnan(out[16]));
+    CHECK(std::isnan(out[32]));  // the row is not silently a finite one
+  }
 }
 
 TEST_CASE("paged attention refuses what does not fit") {
