@@ -20,9 +20,11 @@
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
+#include <tenon/ops/host/sample.hpp>
 #include <tenon/ops/host/update.hpp>
 #include <tenon/ops/moe.hpp>
 #include <tenon/ops/norm.hpp>
 #include <tenon/ops/operation.hpp>
 #include <tenon/ops/rope.hpp>
+#include <tenon/ops/sample.hpp>
 #include <tenon/ops/update.hpp>
