@@ -23,6 +23,7 @@
 #include <tenon/ops/host/paged_attention.hpp>
 #include <tenon/ops/host/quantize.hpp>
 #include <tenon/ops/host/rope.hpp>
+#include <tenon/ops/host/sample.hpp>
 #include <tenon/ops/host/update.hpp>
 #include <tenon/ops/linear.hpp>
 #include <tenon/ops/moe.hpp>
@@ -31,4 +32,5 @@
 #include <tenon/ops/paged_attention.hpp>
 #include <tenon/ops/quantize.hpp>
 #include <tenon/ops/rope.hpp>
+#include <tenon/ops/sample.hpp>
 #include <tenon/ops/update.hpp>

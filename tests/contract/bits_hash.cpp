@@ -24,6 +24,7 @@
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
+#include <tenon/ops/host/sample.hpp>
 #include <tenon/ops/host/update.hpp>
 
 namespace {
@@ -364,11 +365,36 @@ void updates(exec::host_context& context) {
   print("gradient norm", norm);
 }
 
+void sample(exec::host_context& context) {
+  index_t const v = 3001, draws = 400;
+  auto logits = values(v * 4, "logits");
+  for (auto& x : logits) x = x * x * x;
+  std::vector<float> tokens, log_probabilities;
+  for (index_t i = 0; i < draws; ++i) {
+    ops::seen_token const seen[] = {{std::int32_t(i), 3}, {std::int32_t(7 * i), 0}};
+    ops::sampling_options const o{.temperature = float(1 + i % 7) * 0.3f,
+                                  .top_k = i % 3 == 0 ? 100 : 0,
+                                  .top_p = i % 2 == 0 ? 0.9f : 1.0f,
+                                  .min_p = i % 5 == 0 ? 0.01f : 0.0f,
+                                  .repetition_penalty = 1.3f,
+                                  .frequency_penalty = 0.7f};
+    ops::sample_row r{.logits = logits.data() + i % 4 * v,
+                      .options = &o,
+                      .position = std::uint64_t(i),
+                      .seen = seen,
+                      .wants_log_probability = true};
+    ops::sample(context, ops::sample_args{.rows = {&r, 1}, .vocabulary = v});
+    tokens.push_back(float(r.token)), log_probabilities.push_back(r.log_probability);
+  }
+  print("sample", tokens, log_probabilities);
+}
+
 }  // namespace
 
 int main() {
   functions();
   exec::host_context context(2);
+  sample(context);
   gemm<float>(context, "gemm f32");
   gemm<bf16>(context, "gemm bf16");
   norms<float>(context, "norms f32");

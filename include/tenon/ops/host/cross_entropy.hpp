@@ -2,13 +2,13 @@
 #pragma once
 #include <array>
 #include <bit>
-#include <limits>
 
 #include <tenon/exec/host/math.hpp>
 #include <tenon/ops/cross_entropy.hpp>
 #include <tenon/ops/elementwise.hpp>
 #include <tenon/ops/host/elementwise.hpp>
 #include <tenon/ops/host/gemm.hpp>
+#include <tenon/ops/host/log_sum_exp.hpp>
 #include <tenon/ops/host/rows.hpp>
 
 namespace tenon::ops {
@@ -36,39 +36,12 @@ struct vocabulary_blocks {
   index_t width() const { return std::min(rows, leaves_in_block * leaf); }
 };
 
-/// The maximum of one leaf of one row of logits and the sum of exp(logit - maximum).
-inline void leaf_statistics(float const* logits, index_t n, float& maximum, float& sum) {
-  using namespace simd;
-  constexpr float lowest = -std::numeric_limits<float>::infinity();
-  f32x16 largest = broadcast(lowest), total = zeros();
-  for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA { largest = max(largest, load(logits + j, k, lowest)); });
-  maximum = reduce_max(largest);
-  f32x16 const shift = broadcast(maximum);
-  // exp(-inf) = +0: lanes past the end add nothing.
-  for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA {
-    total = total + simd::exp(load(logits + j, k, lowest) - shift);
-  });
-  sum = reduce_add(total);
-}
-
 /// cap tanh(logit / cap), in place.
 inline void cap_logits(float* logits, index_t n, float cap) {
   using namespace simd;
   for_lanes(0, n, [&](index_t j, int k) TENON_INLINE_LAMBDA {
     store(logits + j, simd::tanh(load(logits + j, k) / broadcast(cap)) * broadcast(cap), k);
   });
-}
-
-/// sum of sums[l] exp(maxima[l] - maximum) by the tree; `sums` is overwritten.
-inline float rescaled_sum(float const* maxima, float* sums, index_t leaves, float maximum) {
-  using namespace simd;
-  for_lanes(0, leaves, [&](index_t l, int k) TENON_INLINE_LAMBDA {
-    store(sums + l, load(sums + l, k) * simd::exp(load(maxima + l, k) - broadcast(maximum)), k);
-  });
-  auto const add = [](float& a, float b) { a = a + b; };
-  tree<float> total;
-  for (index_t l = 0; l < leaves; ++l) total.push(sums[l], add);
-  return total.finish(add);
 }
 
 /// One row of logits [n] becomes the gradient: (exp(logit - maximum) factor - scale at the target), through the cap.
@@ -127,10 +100,6 @@ class cross_entropy_driver {
   }
 
  private:
-  struct row_state {
-    float maximum, sum;
-  };
-
   void allocate(bool backward) {
     arena& scratch = ctx.scratch();
     std::size_t const block_bytes = std::size_t(tokens * cut.width()) * sizeof(float);
@@ -138,7 +107,7 @@ class cross_entropy_driver {
     buffer_count = backward ? std::max<index_t>(1, std::min(fit, cut.count)) : 1;
     buffers = scratch.allocate<float*>(buffer_count);
     for (index_t i = 0; i < buffer_count; ++i) buffers[i] = scratch.allocate<float>(tokens * cut.width());
-    state = scratch.allocate<row_state>(tokens);
+    state = scratch.allocate<row_statistics>(tokens);
     statistics = 2 * cut.leaves + 1;
     maxima = scratch.allocate<float>(tokens * statistics);
     sums = maxima + tokens * cut.leaves;
@@ -171,13 +140,8 @@ class cross_entropy_driver {
       leaf_statistics(row + (at - begin), std::min(cut.leaf, end - at), maxima[leaf], sums[leaf]);
   }
   void finish_row(index_t t) {
-    float const* const largest = maxima + t * cut.leaves;
-    float maximum = largest[0];
-    for (index_t l = 1; l < cut.leaves; ++l) maximum = maximum < largest[l] ? largest[l] : maximum;
-    state[t].maximum = maximum;
-    state[t].sum = rescaled_sum(largest, sums + t * cut.leaves, cut.leaves, maximum);
-    if (a.losses)
-      a.losses[t] = a.targets[std::size_t(t)] < 0 ? 0.0f : (maximum + simd::log(state[t].sum)) - target_logits[t];
+    state[t] = combine_statistics(maxima + t * cut.leaves, sums + t * cut.leaves, cut.leaves);
+    if (a.losses) a.losses[t] = a.targets[std::size_t(t)] < 0 ? 0.0f : state[t].log_sum_exp() - target_logits[t];
   }
 
   void to_gradient(index_t b, bool again) {
@@ -263,7 +227,7 @@ class cross_entropy_driver {
   vocabulary_blocks cut;
   float** buffers = nullptr;
   index_t buffer_count = 0;
-  row_state* state = nullptr;
+  row_statistics* state = nullptr;
   float *maxima = nullptr, *sums = nullptr, *target_logits = nullptr;  ///< one array
   index_t statistics = 0;                                              ///< of it, for each token
   bool wants_hidden = false, in_backward = false;
