@@ -18,6 +18,7 @@
 
 #include <tenon/core/error.hpp>
 #include <tenon/core/view.hpp>
+#include <tenon/io/weight_source.hpp>
 
 namespace tenon::io::detail {
 
@@ -64,14 +65,6 @@ struct safetensors_header {
   std::map<std::string, std::string, std::less<>> metadata;
   std::size_t buffer_begin = 0;
 };
-
-/// A name from a file as messages show it: not too long, and on one line.
-inline std::string shown(std::string_view name) {
-  std::string out(name.substr(0, 100));
-  for (char& c : out)
-    if (static_cast<unsigned char>(c) < 0x20) c = '?';
-  return name.size() > 100 ? out + "..." : out;
-}
 
 /// Receives the JSON parser's events; `what` says what is wrong when one of them returns false.
 class header_reader {
