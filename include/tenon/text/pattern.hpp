@@ -188,6 +188,7 @@ class pattern {
     bool insensitive = false, negative = false;
     std::uint32_t least = 1, most = 1;
     bool possessive = false, lazy = false;
+    bool is_letter() const { return what == kind::set && least == 1 && most == 1; }
   };
 
   /// Counts one level, and one of all the things that are read, for the time it lives: groups are read more than once.
@@ -195,7 +196,7 @@ class pattern {
     pattern& p;
     explicit level(pattern& whole) : p(whole) {
       if (++p.depth > 100) p.fail("is nested too deeply");
-      if (++p.things > 20 * most_bytes) p.fail("is too large");
+      if (++p.things > 20 * int(most_bytes)) p.fail("is too large");
     }
     ~level() { --p.depth; }
   };
@@ -208,6 +209,14 @@ class pattern {
     return split.heads.size() == 1 ? split.heads[0] : add(std::move(split));
   }
   int sequence(int next, bool insensitive) {
+    std::vector<element> const elements = read_elements(insensitive);
+    std::size_t const end = at;
+    for (std::size_t k = elements.size(); k-- > 0;) next = compile(elements[k], next);
+    at = end;
+    return next;
+  }
+  /// What comes before the next '|' or ')'.
+  std::vector<element> read_elements(bool insensitive) {
     std::vector<element> elements;
     while (at < source.size() && source[at] != '|' && source[at] != ')') {
       if (eat("(?i)")) {
@@ -217,19 +226,16 @@ class pattern {
       element e = read_element(insensitive);
       // A look-ahead at one code point before one code point: both sets at once.
       if (!elements.empty() && elements.back().what == element::kind::look && elements.back().set >= 0 &&
-          e.what == element::kind::set && e.least == 1 && e.most == 1) {
+          e.is_letter()) {
         char_set both = sets[std::size_t(elements.back().set)];
         if (elements.back().negative) both = char_set{{part{0, {}, {elements.back().set}, true}}};
-        for (part const& p : sets[std::size_t(e.set)].parts) both.parts.push_back(p);
+        for (part const& one : sets[std::size_t(e.set)].parts) both.parts.push_back(one);
         e.set = add_set(std::move(both));
         elements.pop_back();
       }
       elements.push_back(e);
     }
-    std::size_t const end = at;
-    for (std::size_t k = elements.size(); k-- > 0;) next = compile(elements[k], next);
-    at = end;
-    return next;
+    return elements;
   }
   int compile(element const& e, int next) {
     using kind = element::kind;
@@ -289,13 +295,11 @@ class pattern {
       } else if (!eat("?:") && at < source.size() && source[at] == '?')
         fail("has a kind of group that is not supported");
       e.begin = at;
-      // One set in parentheses is that set; the rest is compiled later.
-      if (at < source.size() && source[at] != '|' && source[at] != ')') {
-        std::size_t const before = sets.size();
-        element const only = read_element(e.insensitive);
-        if (only.what == element::kind::set && only.least == 1 && only.most == 1 && eat(")")) e.set = only.set;
-        else sets.resize(before);
-      }
+      // What takes one code point in parentheses does so without them; the rest is compiled later.
+      std::size_t const before = sets.size();
+      if (auto const inside = read_elements(e.insensitive); inside.size() == 1 && inside[0].is_letter() && eat(")"))
+        e.set = inside[0].set;
+      else sets.resize(before);
       if (e.set < 0) {
         at = e.begin;
         skip_group();

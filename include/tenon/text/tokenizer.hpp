@@ -26,9 +26,6 @@
 
 namespace tenon::text {
 
-/// U+2581, which stands for a blank.
-inline constexpr std::string_view space_mark = "\xe2\x96\x81";
-
 /// What `encode` does beside dividing the text.
 struct encode_options {
   bool add_special = true;    ///< put the model's begin and end tokens around the text
@@ -68,6 +65,9 @@ class tokenizer {
     out.reserve(text.size() / 4 + 8);
     if (options.add_special) out = rules.before;
     work w(out, text.size(), options.parse_special);
+    // SentencePiece sees no difference between a blank and its mark, not even in the tokens that users define.
+    if (rules.how == algorithm::scores && text.find(space_mark) != std::string_view::npos)
+      text = detail::normalized(mark_to_blank, text, w.owned.emplace_back());
     split_added(w, in_text, false, text, true, [&](std::string_view s, bool first) { encode_raw(w, s, first); });
     if (options.add_special) out.insert(out.end(), rules.after.begin(), rules.after.end());
     return out;
@@ -248,7 +248,8 @@ class tokenizer {
     split_added(w, in_normalized, true, text, first, [&](std::string_view s, bool at_first) {
       using prefix = vocabulary::prefix;
       bool const wanted = rules.space_prefix == prefix::always || (rules.space_prefix == prefix::first && at_first);
-      if (wanted && !(rules.prefix_unless_space && (s.starts_with(' ') || s.starts_with(space_mark))))
+      if (wanted &&
+          !(rules.prefix_unless_space && (s.starts_with(' ') || (rules.escapes_spaces && s.starts_with(space_mark)))))
         s = w.owned.emplace_back(" ").append(s);
       encode_cuts(w, s, 0);
     });
@@ -404,6 +405,7 @@ class tokenizer {
   }
 
   static constexpr std::size_t most_piece_bytes = std::size_t(1) << 28;
+  inline static normalization const mark_to_blank{normalization::step::replace, pattern(space_mark), " "};
   vocabulary rules;
   detail::hash_index index, merge_index;
   detail::added_tokens in_text, in_normalized;

@@ -23,6 +23,9 @@ inline constexpr token_id no_token = -1;
 /// What a token is for, numbered as in GGUF files.
 enum class token_type : std::uint8_t { normal = 1, unknown, control, user_defined, unused, byte };
 
+/// U+2581, which stands for a blank.
+inline constexpr std::string_view space_mark = "\xe2\x96\x81";
+
 /// How pieces of text become tokens.
 enum class algorithm {
   merges,     ///< byte pair encoding: neighbours are joined in the order of a list
