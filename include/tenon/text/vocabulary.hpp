@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file What a tokenizer is made of: its tokens and its rules, as a loader fills them in.
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <tenon/core/error.hpp>
+#include <tenon/text/normalizer.hpp>
+#include <tenon/text/pattern.hpp>
+
+namespace tenon::text {
+
+using token_id = std::int32_t;
+inline constexpr token_id no_token = -1;
+
+/// What a token is for, numbered as in GGUF files.
+enum class token_type : std::uint8_t { normal = 1, unknown, control, user_defined, unused, byte };
+
+/// U+2581, which stands for a blank.
+inline constexpr std::string_view space_mark = "\xe2\x96\x81";
+
+/// How pieces of text become tokens.
+enum class algorithm {
+  merges,     ///< byte pair encoding: neighbours are joined in the order of a list
+  scores,     ///< byte pair encoding as SentencePiece has it: joined when the whole is a token, best score first
+  unigram,    ///< the segmentation with the greatest sum of scores
+  word_piece  ///< the longest token that fits, again and again
+};
+
+/// One cut of the text into pieces that tokens do not cross.
+struct cut {
+  /// What becomes of a match: a piece of its own, nothing, or a part of the piece before or after it.
+  enum class behaviour { isolated, removed, with_previous, with_next };
+  pattern where;
+  behaviour matches = behaviour::isolated;
+  bool inverted = false;  ///< what lies between the matches is meant
+};
+
+/// How a token that is looked for in the text itself takes the blanks beside it.
+struct added_token {
+  token_id id = no_token;
+  bool strips_left = false, strips_right = false;
+  bool normalized = false;  ///< looked for in the normalized text
+};
+
+/// The tokens and rules of a model's tokenizer. The views point into `storage`, or into what lives as long.
+struct vocabulary {
+  algorithm how = algorithm::merges;
+  std::vector<std::string_view> tokens;
+  std::vector<token_type> types;         ///< as many as tokens
+  std::vector<float> scores;             ///< of `scores` and `unigram`: as many as tokens
+  std::vector<std::string_view> merges;  ///< "left right"; none: joined when the whole is a token, lowest id first
+  std::vector<added_token> added;        ///< tokens of type control and user_defined with a wish of their own
+  std::vector<normalization> normalizations;
+  std::vector<cut> cuts;
+
+  bool byte_level = false;           ///< tokens are spelled in GPT-2's alphabet, where every byte is a letter
+  bool byte_fallback = false;        ///< what is no token becomes the tokens of its bytes
+  bool escapes_spaces = false;       ///< a blank is U+2581
+  bool cuts_at_spaces = false;       ///< with escapes_spaces: no token has one behind its first letter
+  bool whole_words_first = false;    ///< a piece that is a token is taken as it is, whatever the merges say
+  bool fuses_unknown = true;         ///< neighbouring unknown letters are one token
+  bool prefix_unless_space = false;  ///< no blank is put before a text that begins with one
+  enum class prefix { none, first, always } space_prefix = prefix::none;  ///< where a blank is put before the text
+
+  std::string word_prefix, continuation_prefix;  ///< of `word_piece`, e.g. "" and "##"
+  token_id unknown = no_token, beginning = no_token, end = no_token, padding = no_token;
+  std::vector<token_id> before, after;  ///< what `encode` puts around a text
+
+  std::shared_ptr<void const> storage = {};
+};
+
+}  // namespace tenon::text
