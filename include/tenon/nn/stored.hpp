@@ -48,7 +48,7 @@ void product(Context& exec, matrix_view<float const> x, stored_matrix const& wei
   matrix_view<ops::quantized_block const> quantized;
   index_t row = 0;
   for (auto const& piece : weight.pieces) {
-    bool const in_blocks = layout_of(piece.format).values > 1;
+    bool const in_blocks = is_blocks(piece.format);
     if (in_blocks && quantized.empty()) {
       auto const blocks = exec.scratch().template allocate_matrix<ops::quantized_block>(
           x.extent(0), x.extent(1) / ops::quantized_block::size);
