@@ -59,15 +59,14 @@ inline vocabulary read_vocabulary(io::gguf_file const& file) {
   } else if (model == "llama" || model == "t5") {
     v.how = model == "t5" ? algorithm::unigram : algorithm::scores;
     v.escapes_spaces = v.byte_fallback = true;
-    if (flag("add_space_prefix", true)) v.space_prefix = vocabulary::prefix::always;
+    if (flag("add_space_prefix", true)) v.space_prefix = vocabulary::prefix::sections;
     if (auto const map = file.find_value<io::packed_values<std::uint8_t>>(key("precompiled_charsmap"))) {
       std::vector<std::uint8_t> const bytes = map->to_vector();
       v.normalizations.push_back({normalization::step::charsmap, {}, std::string(bytes.begin(), bytes.end())});
     }
     if (flag("remove_extra_whitespaces", false)) {
       v.normalizations.push_back({normalization::step::replace, pattern(" {2,}"), " "});
-      v.normalizations.push_back({normalization::step::strip_left});
-      v.normalizations.push_back({normalization::step::strip_right});
+      v.normalizations.push_back({normalization::step::replace, pattern("^ | $"), ""});
     }
     begins = model == "llama";
     ends = !begins;

@@ -121,8 +121,9 @@ inline std::string_view normalized(normalization const& n, std::string_view s, s
     }
     case step::clean:
       return each([&](char32_t c) {
+        constexpr std::uint32_t dropped = other_categories & ~category_bit(category::Cn);
         bool const blank = c == '\t' || c == '\n' || c == '\r';
-        if (c == 0 || c == replacement_character || (!blank && in_categories(c, other_categories))) return;
+        if (c == replacement_character || (!blank && in_categories(c, dropped))) return;
         keep(blank || is_space(c) ? ' ' : c);
       });
     case step::space_ideographs:

@@ -68,7 +68,7 @@ class tokenizer {
     // SentencePiece sees no difference between a blank and its mark, not even in the tokens that users define.
     if (rules.how == algorithm::scores && text.find(space_mark) != std::string_view::npos)
       text = detail::normalized(mark_to_blank, text, w.owned.emplace_back());
-    split_added(w, in_text, false, text, true, [&](std::string_view s, bool first) { encode_raw(w, s, first); });
+    split_added(w, in_text, false, text, no_token, [&](std::string_view s, token_id last) { encode_raw(w, s, last); });
     if (options.add_special) out.insert(out.end(), rules.after.begin(), rules.after.end());
     return out;
   }
@@ -216,9 +216,9 @@ class tokenizer {
     return found != rules.added.end() && found->id == id ? &*found : nullptr;
   }
 
-  /// Calls f(text, first) for what lies between added tokens, and puts those out; `first`: nothing came before.
+  /// Calls f(text, last) for what lies between added tokens, and puts those out; `last` is the one before, if any.
   template <class F>
-  void split_added(work& w, detail::added_tokens const& added, bool normalized, std::string_view text, bool first,
+  void split_added(work& w, detail::added_tokens const& added, bool normalized, std::string_view text, token_id last,
                    F&& f) const {
     auto const id_of = [&](std::string_view s) {
       token_id const id = find(s);
@@ -237,17 +237,19 @@ class tokenizer {
           found.begin = previous_utf8(text, found.begin);
         while (wish->strips_right && next < text.size() && blank_at(next)) next += decode_utf8(text, next).bytes;
       }
-      if (found.begin > at) f(text.substr(at, found.begin - at), first);
-      if (found.id != no_token) w.out.push_back(found.id);
-      first = false;
+      if (found.begin > at) f(text.substr(at, found.begin - at), last);
+      last = found.id;
+      if (last != no_token) w.out.push_back(last);
       at = next;
     }
   }
-  void encode_raw(work& w, std::string_view raw, bool first) const {
+  void encode_raw(work& w, std::string_view raw, token_id before) const {
     std::string_view const text = normalize(rules.normalizations, raw, w.owned);
-    split_added(w, in_normalized, true, text, first, [&](std::string_view s, bool at_first) {
+    split_added(w, in_normalized, true, text, before, [&](std::string_view s, token_id last) {
       using prefix = vocabulary::prefix;
-      bool const wanted = rules.space_prefix == prefix::always || (rules.space_prefix == prefix::first && at_first);
+      prefix const p = rules.space_prefix;
+      bool const wanted = p == prefix::always || (p != prefix::none && last == no_token) ||
+                          (p == prefix::sections && rules.types[std::size_t(last)] == token_type::control);
       if (wanted &&
           !(rules.prefix_unless_space && (s.starts_with(' ') || (rules.escapes_spaces && s.starts_with(space_mark)))))
         s = w.owned.emplace_back(" ").append(s);
@@ -269,8 +271,8 @@ class tokenizer {
       // What is meant lies in [from, to): the match, or what is before it.
       std::size_t const from = c.inverted ? at : begin, to = c.inverted ? begin : end;
       at = end;
+      if (from == to || c.matches != behaviour::with_previous) put(from);
       if (from == to) continue;
-      if (c.matches != behaviour::with_previous) put(from);
       if (c.matches == behaviour::removed) held = to;
       else if (c.matches != behaviour::with_next) put(to);
     }
@@ -426,9 +428,7 @@ class detokenizer {
   std::string_view push(token_id id) {
     ready.clear();
     if (!shows_special && tokens->is_special(id)) return ready;
-    std::size_t const before = held.size();
-    tokens->append_bytes(held, id, first);
-    first = first && held.size() == before;
+    tokens->append_bytes(held, id, std::exchange(first, false));
     return take(false);
   }
   /// The end of the text: what is still held back.

@@ -68,7 +68,9 @@ struct vocabulary {
   bool whole_words_first = false;    ///< a piece that is a token is taken as it is, whatever the merges say
   bool fuses_unknown = true;         ///< neighbouring unknown letters are one token
   bool prefix_unless_space = false;  ///< no blank is put before a text that begins with one
-  enum class prefix { none, first, always } space_prefix = prefix::none;  ///< where a blank is put before the text
+  /// Where a blank is put before the text: nowhere, at its beginning, there and after control tokens, or after every
+  /// added token.
+  enum class prefix { none, first, sections, always } space_prefix = prefix::none;
 
   std::string word_prefix, continuation_prefix;  ///< of `word_piece`, e.g. "" and "##"
   token_id unknown = no_token, beginning = no_token, end = no_token, padding = no_token;
