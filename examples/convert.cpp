@@ -309,6 +309,7 @@ void run(arguments const& a) {
     io::write_file_atomically(folder.path() / "config.json", config.dump(2) + "\n");
     io::write_safetensors(folder.path() / "model.safetensors", tensors, {{"format", "pt"}});
     folder.commit();
+    std::fprintf(stderr, "convert: the tokenizer stays in %s\n", a.input.c_str());
   }
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (a.json)
