@@ -2,15 +2,17 @@
 #pragma once
 /// @file A model that reads tokens and gives logits, over a cache.
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <tenon/exec/host/context.hpp>
+#include <tenon/infer/kv_storage.hpp>
+#include <tenon/infer/page_tables.hpp>
 #include <tenon/infer/pass.hpp>
 #include <tenon/nn/stored.hpp>
-#include <tenon/policy/arithmetic.hpp>
 
 namespace tenon::infer {
 
@@ -21,16 +23,33 @@ struct step_batch {
   std::vector<index_t> begins;                              ///< first row of each sequence, and the end
   std::vector<std::vector<ops::paged_sequence>> sequences;  ///< per group of layers
   std::vector<std::int32_t> wanted;                         ///< rows
+  void clear(int groups) {
+    tokens.clear(), positions.clear(), wanted.clear();
+    begins.assign(1, 0);
+    sequences.resize(std::size_t(groups));
+    for (auto& s : sequences) s.clear();
+  }
+};
+
+/// What an engine asks of a model: the kind is known to its implementation only.
+class runner {
+ public:
+  virtual ~runner() = default;
+  virtual index_t vocabulary() const = 0;
+  /// @shape logits [wanted rows, vocabulary]
+  virtual void run(step_batch const& batch, matrix_view<float> logits) = 0;
+  /// Moves what pages hold; places are those of a swap space of the runner's own.
+  virtual void move(page_move const& m) = 0;
 };
 
 /// A network bound to stored weights, with the memory of its cache.
-/// @tparam Network nn::transformer of any kind
+/// @tparam Network nn::transformer of any kind   @test tests/infer/engine_test.cpp
 template <class Network, Arithmetic Order, kv::CacheElement Element>
-class runner {
+class network_runner final : public runner {
  public:
   using storage = kv_storage<Element>;
-  runner(exec::host_context& context, Network network, nn::weight_source& weights, storage cache)
-      : exec(context), net(std::move(network)), kv(std::move(cache)) {
+  network_runner(exec::host_context& context, Network network, nn::weight_source& weights, storage cache)
+      : exec(context), net(std::move(network)), kv(std::move(cache)), swapped(std::size_t(kv.groups())) {
     nn::binder<nn::stored const> read(weights);
     parameters = net.bind(read);
   }
@@ -42,32 +61,41 @@ class runner {
     }
     return all;
   }
-  storage& cache() { return kv; }
-  index_t vocabulary() const { return net.vocabulary(); }
+  index_t vocabulary() const override { return net.vocabulary(); }
 
-  /// @shape logits [wanted rows, vocabulary]
-  void run(step_batch const& batch, matrix_view<float> logits) {
+  void run(step_batch const& batch, matrix_view<float> logits) override {
     index_t layer = 0;
-    std::vector<std::span<ops::paged_sequence const>> const sequences(batch.sequences.begin(), batch.sequences.end());
+    groups.assign(batch.sequences.begin(), batch.sequences.end());
     auto const mark = memory.mark();
-    using pass_type = pass<Order, Element>;
-    pass_type p{{.exec = exec,
-                 .saved = memory,
-                 .positions = batch.positions,
-                 .sequence_begins = batch.begins,
-                 .sequence_length = 1,
-                 .hooks = {&layer}},
-                &kv,
-                sequences};
-    typename Network::template saved<float> saved;
+    pass<Order, Element> p{{.exec = exec,
+                            .saved = memory,
+                            .positions = batch.positions,
+                            .sequence_begins = batch.begins,
+                            .sequence_length = 1,
+                            .hooks = {&layer}},
+                           &kv,
+                           groups};
     auto const hidden =
         net.forward(p, parameters, std::span<std::int32_t const>(batch.tokens), matrix_view<float const>{}, saved);
     arena_scope scope(exec.scratch());
     auto const rows = exec.scratch().template allocate_matrix<float>(index_t(batch.wanted.size()), hidden.extent(1));
     for (std::size_t i = 0; i < batch.wanted.size(); ++i)
       std::copy_n(&hidden(batch.wanted[i], 0), hidden.extent(1), &rows(index_t(i), 0));
-    net.logits(p, parameters, as_const(rows), logits);
+    if (!rows.empty()) net.logits(p, parameters, as_const(rows), logits);
     memory.release(mark);
+  }
+  void move(page_move const& m) override {
+    auto& places = swapped[std::size_t(m.group)];
+    switch (m.what) {
+      case page_move::kind::copy: return kv.copy_page(m.group, m.from, m.to);
+      case page_move::kind::swap_out:
+        if (places.size() <= std::size_t(m.to)) places.resize(std::size_t(m.to) + 1);
+        places[std::size_t(m.to)] = kv.swap_out(m.group, {&m.from, 1});
+        return;
+      case page_move::kind::swap_in:
+        kv.swap_in(m.group, {&m.to, 1}, places[std::size_t(m.from)]);
+        places[std::size_t(m.from)] = {};
+    }
   }
 
  private:
@@ -75,7 +103,10 @@ class runner {
   Network net;
   storage kv;
   typename Network::template parameters<nn::stored const> parameters;
+  typename Network::template saved<float> saved;
   arena memory;
+  std::vector<std::span<ops::paged_sequence const>> groups;
+  std::vector<std::vector<std::vector<std::byte>>> swapped;  ///< [group][place]
 };
 
 }  // namespace tenon::infer

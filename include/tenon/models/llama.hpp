@@ -23,6 +23,8 @@ struct llama_config {
   float epsilon = 1e-5f;
   index_t window = 0;  ///< sliding window of Mistral; 0: none
   float dropout = 0;
+  index_t head_width = 0;  ///< 0: width / heads
+  bool head_norm = false;  ///< Qwen 3 normalises the heads of q and k
   bool operator==(llama_config const&) const = default;
   /// Calls visit(name, value) for each field, in a fixed order: what a checkpoint writes and compares.
   template <class Self, class Visit>
@@ -31,6 +33,7 @@ struct llama_config {
     visit("hidden", c.hidden), visit("context", c.context), visit("vocabulary", c.vocabulary);
     visit("rope_base", c.rope_base), visit("qkv_bias", c.qkv_bias), visit("tied", c.tied);
     visit("epsilon", c.epsilon), visit("window", c.window), visit("dropout", c.dropout);
+    visit("head_width", c.head_width), visit("head_norm", c.head_norm);
   }
 };
 
@@ -38,13 +41,25 @@ namespace models {
 
 namespace detail {
 
+template <class Config>
+constexpr bool has_head_width(Config const& c) {
+  if constexpr (requires { c.head_width; }) return c.head_width != 0;
+  else return false;
+}
+template <class Config>
+constexpr index_t head_width_of(Config const& c) {
+  if constexpr (requires { c.head_width; })
+    if (c.head_width) return c.head_width;
+  return c.width / c.heads;
+}
 /// What is wrong with the shape of a Llama or of a model that shares its attention, or null.
 template <class Config>
 constexpr char const* llama_problem(Config const& c) {
-  if (char const* p =
-          shape_problem(c.layers, c.width, c.heads, c.kv_heads ? c.kv_heads : c.heads, c.context, c.vocabulary))
+  index_t const query_width = c.heads > 0 ? c.heads * head_width_of(c) : 0;
+  if (char const* p = shape_problem(c.layers, has_head_width(c) ? query_width : c.width, c.heads,
+                                    c.kv_heads ? c.kv_heads : c.heads, c.context, c.vocabulary))
     return p;
-  if ((c.width / c.heads) % 2 != 0)
+  if (head_width_of(c) % 2 != 0)
     return "tenon::models: the head width is odd; rotary positions turn pairs of features. Fix: an even width / "
            "heads.";
   return nullptr;
@@ -61,7 +76,8 @@ void gated_layers(Config const& c, char const* gate, char const* value, char con
 /// Everything but the feed-forward blocks, which are all `inner`.
 template <Arithmetic Order, class Network, class Config, class FeedForward>
 Network llama_network(Config const& c, char const* inner_name, FeedForward const& inner) {
-  index_t const head_width = c.width / c.heads, kv_heads = c.kv_heads ? c.kv_heads : c.heads;
+  index_t const head_width = head_width_of(c), query_width = c.heads * head_width,
+                kv_heads = c.kv_heads ? c.kv_heads : c.heads;
   index_t const group_leaf = Order::head_leaf(kv_heads, head_width * (c.heads / kv_heads)),
                 kv_leaf = Order::head_leaf(kv_heads, head_width);
   index_t const kv_width = kv_heads * head_width;
@@ -76,11 +92,13 @@ Network llama_network(Config const& c, char const* inner_name, FeedForward const
                                  .window = c.window,
                                  .rope = {c.rope_base, ops::rope_pairing::half}};
     attention.qkv = {c.width,
-                     {{"q_proj", c.width}, {"k_proj", kv_width}, {"v_proj", kv_width}},
+                     {{"q_proj", query_width}, {"k_proj", kv_width}, {"v_proj", kv_width}},
                      c.qkv_bias,
                      0,
-                     {{c.width, group_leaf}, {kv_width, kv_leaf}, {kv_width, kv_leaf}}};
-    attention.projection = {c.width, {{"o_proj", c.width}}, false, group_leaf, {}, residual_stddev(c.layers)};
+                     {{query_width, group_leaf}, {kv_width, kv_leaf}, {kv_width, kv_leaf}}};
+    if constexpr (requires { c.head_norm; })
+      if (c.head_norm) attention.head_norm = nn::rms_norm{head_width, c.epsilon};
+    attention.projection = {query_width, {{"o_proj", c.width}}, false, group_leaf, {}, residual_stddev(c.layers)};
     std::string const stream = "model.layers." + std::to_string(i);
     nn::rms_norm const norm{c.width, c.epsilon};
     net.layers.layers.push_back(
@@ -96,7 +114,7 @@ Network llama_network(Config const& c, char const* inner_name, FeedForward const
 
 }  // namespace detail
 
-/// Llama, Qwen 2 and Mistral shapes: RMSNorm, rotary positions, grouped queries, SwiGLU. `llama<>` takes its shape at
+/// Llama, Qwen 2, Qwen 3 and Mistral shapes: RMSNorm, rotary positions, grouped queries, SwiGLU. `llama<>` takes its shape at
 /// run time. Parameter names are those of the published checkpoints.
 template <llama_config Config = llama_config{}>
 struct llama {

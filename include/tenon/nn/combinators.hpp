@@ -80,18 +80,19 @@ struct residual {
  private:
   template <class Pass>
   bool drops(Pass const& pass) const {
-    return pass.training && dropout > 0;
+    return !Pass::forward_only && pass.training && dropout > 0;
   }
   template <class Pass, class T>
   void drop(Pass& pass, matrix_view<T const> x, matrix_view<T> y) const {
-    ops::dropout(pass.exec, ops::dropout_args<T>{.x = x,
-                                                 .out = y,
-                                                 .rate = dropout,
-                                                 .stream = random_stream(pass.seed, dropout_stream, pass.step),
-                                                 .first_sample = pass.first_sample,
-                                                 .sequence_length = pass.local_length(),
-                                                 .first_position = pass.first_position(),
-                                                 .first_token = pass.own_tokens().first});
+    if constexpr (!Pass::forward_only)
+      ops::dropout(pass.exec, ops::dropout_args<T>{.x = x,
+                                                   .out = y,
+                                                   .rate = dropout,
+                                                   .stream = random_stream(pass.seed, dropout_stream, pass.step),
+                                                   .first_sample = pass.first_sample,
+                                                   .sequence_length = pass.local_length(),
+                                                   .first_position = pass.first_position(),
+                                                   .first_token = pass.own_tokens().first});
   }
 };
 

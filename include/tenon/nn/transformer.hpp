@@ -200,14 +200,15 @@ struct transformer {
   template <class Pass, class T>
   void drop(Pass& pass, matrix_view<T> x) const {
     if (!pass.training || embedding_dropout == 0) return;
-    ops::dropout(pass.exec, ops::dropout_args<T>{.x = x,
-                                                 .out = x,
-                                                 .rate = embedding_dropout,
-                                                 .stream = random_stream(pass.seed, "embedding.dropout", pass.step),
-                                                 .first_sample = pass.first_sample,
-                                                 .sequence_length = pass.local_length(),
-                                                 .first_position = pass.first_position(),
-                                                 .first_token = pass.own_tokens().first});
+    if constexpr (!Pass::forward_only)
+      ops::dropout(pass.exec, ops::dropout_args<T>{.x = x,
+                                                   .out = x,
+                                                   .rate = embedding_dropout,
+                                                   .stream = random_stream(pass.seed, "embedding.dropout", pass.step),
+                                                   .first_sample = pass.first_sample,
+                                                   .sequence_length = pass.local_length(),
+                                                   .first_position = pass.first_position(),
+                                                   .first_token = pass.own_tokens().first});
   }
 };
 

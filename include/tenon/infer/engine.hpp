@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file Many requests on one model: continuous batching over a paged cache.
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <tenon/infer/bind.hpp>
+#include <tenon/infer/scheduler.hpp>
+#include <tenon/ops/sample.hpp>
+#include <tenon/policy/arithmetic.hpp>
+#include <tenon/policy/kv.hpp>
+#include <tenon/policy/set.hpp>
+
+namespace tenon {
+
+namespace infer {
+
+/// A request: what is to be continued, and how.
+struct generation {
+  std::vector<std::int32_t> prompt;
+  index_t max_tokens = 128;
+  ops::sampling_options sampling{};
+  index_t samples = 1;                    ///< continuations of the same prompt, each with random numbers of its own
+  std::vector<std::int32_t> stop_tokens;  ///< end a sample; they are handed out too
+  bool wants_log_probabilities = false;
+  index_t likeliest = 0;  ///< so many tokens besides, with their log-probabilities
+  int priority = 0;
+  std::uint64_t salt = 0;  ///< requests of different salt share no cached text
+};
+enum class finish { no, stopped, length, cancelled };
+/// A token as it comes. What it points to is there during the call only.
+struct new_token {
+  index_t sample = 0;
+  std::int32_t token = -1;
+  float log_probability = 0;
+  std::span<ops::token_value const> likeliest{};
+  finish end = finish::no;  ///< this is the sample's last token
+};
+/// Returns whether the sample is to go on.
+using token_sink = std::function<bool(new_token const&)>;
+
+}  // namespace infer
+
+/// An inference engine: a model, bound to its file, that works on many requests at once. A request's tokens are a
+/// function of the file and the request alone: neither its neighbours nor chunks, cached prefixes, preemption or threads
+/// change a bit (contract B).
+///
+///     tenon::engine<tenon::models::any> e{"model.gguf"};
+///     e.submit({.prompt = e.tokenizer().encode("The tenon fits the")}, [&](auto const& t) { ...; return true; });
+///     while (e.step()) {}
+///
+/// @tparam Model models::any, or e.g. models::gemma3<>, whose file the engine then demands
+/// @tparam Ps kv::paged<B, Element>, batching::..., preemption::..., arithmetic::...
+/// @test tests/infer/engine_test.cpp
+template <class Model = models::any, class... Ps>
+class engine {
+ public:
+  using kv_policy = typename detail::select_policy<kv_axis, kv::paged<16>, Ps...>::type;
+  using arithmetic = typename detail::select_policy<arithmetic_axis, tenon::arithmetic::bitwise, Ps...>::type;
+  using scheduler_type =
+      infer::scheduler<typename detail::select_policy<batching_axis, batching::first_come<>, Ps...>::type,
+                       typename detail::select_policy<preemption_axis, preemption::recompute, Ps...>::type>;
+
+  /// @error file_error when the file is not a model of this kind; argument_error when options do not fit it
+  explicit engine(std::filesystem::path const& model, engine_options const& options = {})
+      : file(model), settings(options),
+        exec(options.threads > 0 ? options.threads : int(std::max(1u, std::thread::hardware_concurrency()))),
+        weights(exec, file) {
+    auto bound = infer::bind_model<Model, arithmetic, kv_policy>(exec, file, weights, settings);
+    network = std::move(bound.network);
+    schedule.emplace(std::move(bound.scheduling));
+  }
+  engine(engine const&) = delete;
+
+  infer::model_file const& model() const { return file; }
+  /// Read on first use.
+  text::tokenizer const& tokenizer() {
+    if (!words) words = std::make_unique<text::tokenizer>(file.tokenizer());
+    return *words;
+  }
+  index_t vocabulary() const { return network->vocabulary(); }
+  index_t longest() const { return settings.longest; }
+  exec::host_context& context() { return exec; }
+
+  /// Takes in a request; `sink` gets its tokens while `step` runs.
+  /// @error argument_error when the request cannot be served: an empty prompt, a token that is not in the vocabulary,
+  /// more than `longest` tokens, impossible sampling
+  infer::request_id submit(infer::generation request, infer::token_sink sink) {
+    ops::check_sampling(request.sampling, vocabulary());
+    for (auto const t : request.prompt)
+      if (t < 0 || t >= vocabulary())
+        throw argument_error("tenon::engine: the prompt has the token " + std::to_string(t) +
+                             ", and the vocabulary has " + std::to_string(vocabulary()) +
+                             ". Fix: tokens of this model's tokenizer.");
+    index_t const tokens = index_t(request.prompt.size()) + request.max_tokens;
+    if (tokens > settings.longest)
+      throw argument_error("tenon::engine: a prompt of " + std::to_string(request.prompt.size()) + " tokens and " +
+                           std::to_string(request.max_tokens) + " new ones are more than the " +
+                           std::to_string(settings.longest) +
+                           " that a sequence may have. Fix: fewer, or a larger "
+                           "engine_options::longest.");
+    auto const first = schedule->submit({.prompt = request.prompt,
+                                         .max_new_tokens = request.max_tokens,
+                                         .priority = request.priority,
+                                         .branches = request.samples,
+                                         .salt = request.salt});
+    auto const shared = std::make_shared<request_state>(request_state{std::move(request), std::move(sink)});
+    live.emplace(first, sample_state{shared});
+    return schedule->request_of(first);
+  }
+  void cancel(infer::request_id id) {
+    for (auto it = live.begin(); it != live.end();)
+      if (schedule->request_of(it->first) == id) {
+        schedule->drop(it->first);
+        it->second.of->sink({.sample = it->second.sample, .end = infer::finish::cancelled});
+        it = live.erase(it);
+      } else {
+        ++it;
+      }
+  }
+  /// One step for all: false when there is nothing to do.
+  bool step() {
+    if (schedule->is_idle()) return false;
+    auto const& plan = schedule->plan();
+    for (auto const& m : plan.moves) network->move(m);
+    batch.clear(schedule->all_pages().groups());
+    for (auto const& p : plan.batch) {
+      index_t const row = index_t(batch.tokens.size());
+      batch.tokens.insert(batch.tokens.end(), p.tokens.begin(), p.tokens.end());
+      for (index_t i = 0; i < p.count; ++i) batch.positions.push_back(p.first + i);
+      batch.begins.push_back(row + p.count);
+      auto const& pages = schedule->pages(p.sequence).groups;
+      for (std::size_t g = 0; g < pages.size(); ++g) batch.sequences[g].push_back({row, p.count, p.first, pages[g]});
+      for (index_t i = p.count - p.logits; i < p.count; ++i) batch.wanted.push_back(std::int32_t(row + i));
+    }
+    logits.resize(batch.wanted.size() * std::size_t(vocabulary()));
+    network->run(batch, matrix(logits.data(), index_t(batch.wanted.size()), vocabulary()));
+    index_t row = 0;
+    for (auto const& p : plan.batch) {
+      if (p.logits > 0) draw(p.sequence, row);
+      row += p.logits;
+    }
+    return true;
+  }
+
+ private:
+  struct request_state {
+    infer::generation asked;
+    infer::token_sink sink;
+  };
+  struct sample_state {
+    std::shared_ptr<request_state> of;
+    index_t sample = 0;
+    bool has_forked = false;
+  };
+
+  /// Draws the next token of a sequence, whose logits are row `row`; of one that has just read its prompt, those of all
+  /// its samples.
+  void draw(infer::sequence_id id, index_t row) {
+    if (sample_state& s = live.at(id); !std::exchange(s.has_forked, true))
+      for (index_t k = 1; k < s.of->asked.samples; ++k) {
+        auto const other = schedule->fork(id);
+        live.emplace(other, sample_state{s.of, k, true});
+        draw_one(other, row);
+      }
+    draw_one(id, row);
+  }
+  void draw_one(infer::sequence_id id, index_t row) {
+    auto const found = live.find(id);
+    sample_state& s = found->second;
+    auto const& asked = s.of->asked;
+    ops::sampling_options sampling = asked.sampling;
+    sampling.sample = std::uint64_t(s.sample);
+    auto const tokens = schedule->tokens(id);
+    likeliest.resize(std::size_t(asked.likeliest));
+    ops::sample_row r{.logits = logits.data() + row * vocabulary(),
+                      .options = &sampling,
+                      .position = tokens.size(),
+                      .seen = seen_tokens(tokens, asked),
+                      .wants_log_probability = asked.wants_log_probabilities,
+                      .likeliest = likeliest};
+    ops::sample(exec, ops::sample_args{.rows = {&r, 1},
+                                       .vocabulary = vocabulary(),
+                                       .leaf_vocabulary = arithmetic::feature_leaf(vocabulary())});
+    bool const stops =
+        std::find(asked.stop_tokens.begin(), asked.stop_tokens.end(), r.token) != asked.stop_tokens.end();
+    index_t const drawn = index_t(tokens.size() - asked.prompt.size()) + 1;
+    infer::new_token const t{s.sample, r.token, r.log_probability, likeliest,
+                             stops                       ? infer::finish::stopped
+                             : drawn == asked.max_tokens ? infer::finish::length
+                                                         : infer::finish::no};
+    bool const goes_on = s.of->sink(t) && t.end == infer::finish::no;
+    schedule->commit(id, {&r.token, 1}, !goes_on);
+    if (!goes_on) live.erase(found);
+  }
+  /// How often each token is there, where a penalty asks for it.
+  std::span<ops::seen_token const> seen_tokens(std::span<std::int32_t const> tokens, infer::generation const& asked) {
+    auto const& o = asked.sampling;
+    seen.clear();
+    if (o.repetition_penalty == 1 && o.presence_penalty == 0 && o.frequency_penalty == 0) return {};
+    std::map<std::int32_t, std::int32_t> counts;
+    for (std::size_t i = 0; i < tokens.size(); ++i) counts[tokens[i]] += i >= asked.prompt.size();
+    for (auto const& [token, generated] : counts) seen.push_back({token, generated});
+    return seen;
+  }
+
+  infer::model_file file;
+  engine_options settings;
+  exec::host_context exec;
+  infer::file_weights weights;
+  std::unique_ptr<text::tokenizer> words;
+  std::optional<scheduler_type> schedule;
+  std::unique_ptr<infer::runner> network;
+  std::unordered_map<infer::sequence_id, sample_state> live;
+  infer::step_batch batch;
+  std::vector<float> logits;
+  std::vector<ops::token_value> likeliest;
+  std::vector<ops::seen_token> seen;
+};
+
+}  // namespace tenon

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+/// @file A model on disk, whatever it lies in: its kind, its shape, its weights by the names that models give them.
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <tenon/exec/host/context.hpp>
+#include <tenon/io/gguf.hpp>
+#include <tenon/io/hf_folder.hpp>
+#include <tenon/io/weight_source.hpp>
+#include <tenon/models/gemma.hpp>
+#include <tenon/models/gpt2.hpp>
+#include <tenon/models/llama.hpp>
+#include <tenon/models/names.hpp>
+#include <tenon/nn/stored.hpp>
+#include <tenon/ops/host/linear.hpp>
+#include <tenon/ops/linear.hpp>
+#include <tenon/text/gguf_vocabulary.hpp>
+#include <tenon/text/tokenizer.hpp>
+#include <tenon/text/tokenizer_json.hpp>
+
+namespace tenon::infer {
+
+/// An open model: a GGUF file, a folder as Hugging Face lays it out (config.json, safetensors, tokenizer.json), or a
+/// checkpoint of a trainer (state.json, model.safetensors). Weights are seen where they lie.
+/// @error file_error that names the file, what is wrong with it and what to do
+/// @test tests/infer/model_file_test.cpp
+class model_file {
+ public:
+  explicit model_file(std::filesystem::path const& where) : place(where) {
+    if (!std::filesystem::is_directory(where)) {
+      auto const& file = files.emplace<io::gguf_file>(where);
+      std::string const kind(file.get<std::string_view>("general.architecture"));
+      family = models::find_architecture_by_gguf(kind);
+      if (!family) refuse("is of the architecture '" + kind + "'");
+      return;
+    }
+    auto const& folder = files.emplace<io::hf_folder>(where);
+    if (std::filesystem::exists(where / "state.json")) {
+      auto const state = folder.description("state.json");
+      std::string const kind = state.value("model", "");
+      is_checkpoint = true;
+      shape = state.value("config", nlohmann::json::object());
+      family = models::find_architecture_by_model_type(kind == "gemma3" ? "gemma3_text" : kind);
+      if (!family) refuse("is of the model '" + kind + "'");
+    } else {
+      shape = folder.description();
+      std::string const kind = shape.value("model_type", "");
+      family = models::find_architecture_by_model_type(kind);
+      if (!family) refuse("is of the model_type '" + kind + "'");
+    }
+  }
+  model_file(model_file const&) = delete;
+
+  std::filesystem::path const& path() const { return place; }
+  models::architecture_name const& architecture() const { return *family; }
+  io::gguf_file const* gguf() const { return std::get_if<io::gguf_file>(&files); }
+
+  /// The shape, as the model's config.
+  template <class Config>
+  Config config() const {
+    Config c;
+    if (is_checkpoint) {
+      Config::for_each_field(c, [&](char const* name, auto& value) {
+        if (shape.contains(name)) value = shape.at(name).template get<std::remove_cvref_t<decltype(value)>>();
+      });
+      return c;
+    }
+    read(c);
+    return c;
+  }
+
+  /// What the file has for a weight of the model; nothing when there is no such weight.
+  struct found_weight {
+    weight_view view;
+    models::weight_change change = models::weight_change::none;  ///< that the values still need
+  };
+  std::optional<found_weight> find(std::string const& name) const {
+    if (gguf()) {
+      auto const renamed = models::gguf_weight_name(*family, name);
+      auto const view = renamed ? gguf()->find(renamed->name) : std::nullopt;
+      return view ? std::optional(found_weight{*view}) : std::nullopt;
+    }
+    auto const& folder = std::get<io::hf_folder>(files);
+    for (char const* prefix : {"", "transformer.", "language_model."})
+      if (auto const view = folder.find(prefix + name)) {
+        auto const renamed = models::gguf_weight_name(*family, name);
+        return found_weight{*view, is_checkpoint || !renamed ? models::weight_change::none : renamed->change};
+      }
+    return {};
+  }
+  /// Makes a network of this shape read the file's weights as they are: GGUF has the rotary pairs of a Llama side by side.
+  template <class Network>
+  void adapt(Network& net) const {
+    if (gguf() && family->gguf == "llama")
+      for (auto& layer : net.layers.layers) layer.first.inner.rope.pairing = ops::rope_pairing::interleaved;
+  }
+  /// Tokens that end a text or a turn: those the file names, and those that chat models end a turn with.
+  std::vector<text::token_id> end_tokens(text::tokenizer const& words) const {
+    std::vector<text::token_id> ends;
+    auto const add = [&](text::token_id id) {
+      if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+    };
+    if (gguf()) {
+      for (char const* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
+        add(gguf()->find_value<text::token_id>(key).value_or(text::no_token));
+    } else if (auto const eos = shape.find("eos_token_id"); eos != shape.end()) {
+      for (auto const& id : eos->is_array() ? *eos : nlohmann::json::array({*eos}))
+        if (id.is_number_integer()) add(id.get<text::token_id>());
+    }
+    for (char const* name : {"<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>"})
+      if (auto const id = words.find(name); id != text::no_token && words.is_special(id)) add(id);
+    return ends;
+  }
+  /// @error file_error when there is no tokenizer, or it is of a kind that is not supported
+  text::tokenizer tokenizer() const {
+    if (gguf()) return text::tokenizer(text::read_vocabulary(*gguf()));
+    return text::tokenizer(text::read_tokenizer_json(place / "tokenizer.json"));
+  }
+
+ private:
+  [[noreturn]] void refuse(std::string const& what) const {
+    std::string known;
+    for (auto const& a : models::architecture_names) (known.empty() ? known : known += ", ") += a.gguf;
+    throw file_error(place.string(), what + ", which is not supported. Fix: a model of the kind " + known + ".");
+  }
+  /// A number of the shape, by its name in config.json.
+  std::optional<double> find_number(std::string_view name) const {
+    if (!gguf()) {
+      auto const value = shape.find(std::string(name));
+      return value != shape.end() && value->is_number() ? std::optional(value->get<double>()) : std::nullopt;
+    }
+    for (auto const& n : models::shape_names)
+      if (n.families & family->family && n.hf == name)
+        return gguf()->find_value<double>(std::string(family->gguf) + "." + std::string(n.gguf));
+    return {};
+  }
+  double number(char const* name) const {
+    if (auto const n = find_number(name)) return *n;
+    throw file_error(place.string(), std::string("says no number '") + name +
+                                         "' of the model's shape. Fix: use a file of the model that is complete.");
+  }
+  index_t count(char const* name) const { return index_t(number(name)); }
+  index_t vocabulary(char const* table) const {
+    auto const found = find(table);
+    if (!found)
+      throw file_error(place.string(), std::string("has no table of tokens, '") + table +
+                                           "'. Fix: use a file of the model that is complete.");
+    return found->view.rows;
+  }
+  void read(gemma3_config& c) const {
+    c = {.layers = count("num_hidden_layers"),
+         .width = count("hidden_size"),
+         .heads = count("num_attention_heads"),
+         .kv_heads = count("num_key_value_heads"),
+         .head_width = index_t(find_number("head_dim").value_or(256)),
+         .hidden = count("intermediate_size"),
+         .context = count("max_position_embeddings"),
+         .vocabulary = vocabulary("model.embed_tokens.weight"),
+         .rope_base = float(find_number("rope_theta").value_or(1e6)),
+         .local_rope_base = float(find_number("rope_local_base_freq").value_or(1e4)),
+         .window = count("sliding_window"),
+         .pattern = index_t(find_number("sliding_window_pattern").value_or(6)),
+         .epsilon = float(find_number("rms_norm_eps").value_or(1e-6))};
+  }
+  void read(llama_config& c) const {
+    c = {.layers = count("num_hidden_layers"),
+         .width = count("hidden_size"),
+         .heads = count("num_attention_heads"),
+         .kv_heads = index_t(find_number("num_key_value_heads").value_or(0)),
+         .hidden = count("intermediate_size"),
+         .context = count("max_position_embeddings"),
+         .vocabulary = vocabulary("model.embed_tokens.weight"),
+         .rope_base = float(find_number("rope_theta").value_or(1e4)),
+         .qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value(),
+         .tied = !find("lm_head.weight"),
+         .epsilon = float(find_number("rms_norm_eps").value_or(1e-6)),
+         .head_width = index_t(find_number("head_dim").value_or(0)),
+         .head_norm = find("model.layers.0.self_attn.q_norm.weight").has_value()};
+    bool const windowed = gguf() || shape.value("use_sliding_window", family->model_type == "mistral");
+    if (windowed) c.window = index_t(find_number("sliding_window").value_or(0));
+  }
+  void read(gpt2_config& c) const {
+    c = {.layers = count("n_layer"),
+         .width = count("n_embd"),
+         .heads = count("n_head"),
+         .context = count("n_positions"),
+         .vocabulary = vocabulary("wte.weight"),
+         .hidden = index_t(find_number("n_inner").value_or(0)),
+         .tied = !find("lm_head.weight")};
+  }
+
+  std::filesystem::path place;
+  std::variant<std::monostate, io::gguf_file, io::hf_folder> files;
+  models::architecture_name const* family = nullptr;
+  nlohmann::json shape;
+  bool is_checkpoint = false;
+};
+
+/// Calls f(model, config) with the kind of model that the file holds, e.g. models::gemma3<>{}.
+template <class F>
+auto with_model(model_file const& file, F&& f) {
+  switch (file.architecture().family) {
+    case models::gemma_names: return f(models::gemma3<>{}, file.config<gemma3_config>());
+    case models::gpt2_names: return f(models::gpt2<>{}, file.config<gpt2_config>());
+    default: return f(models::llama<>{}, file.config<llama_config>());
+  }
+}
+
+/// Weights of a file, for models that are bound to them: matrices where they lie, unless they must be changed; vectors in
+/// fp32.
+class file_weights final : public nn::weight_source {
+ public:
+  file_weights(exec::host_context& context, model_file const& from) : exec(context), file(from) {}
+
+  weight_view matrix(std::string const& name, index_t rows, index_t cols) override {
+    auto const found = get(name);
+    bool const turned = found.change == models::weight_change::transposed;
+    check(name, found.view, turned ? cols : rows, turned ? rows : cols);
+    if (!turned) return found.view;
+    auto const values = decoded(found.view);
+    std::vector<float> out(values.size());
+    for (index_t r = 0; r < rows; ++r)
+      for (index_t c = 0; c < cols; ++c) out[std::size_t(r * cols + c)] = values[std::size_t(c * rows + r)];
+    return {weight_format::f32, reinterpret_cast<std::byte const*>(keep(std::move(out))), rows, cols};
+  }
+  float const* vector(std::string const& name, index_t size) override {
+    auto const found = get(name);
+    check(name, found.view, 1, size);
+    bool const adds = found.change == models::weight_change::one_added;
+    bool const aligned = reinterpret_cast<std::uintptr_t>(found.view.data) % alignof(float) == 0;
+    if (!adds && aligned && found.view.format == weight_format::f32)
+      return reinterpret_cast<float const*>(found.view.data);
+    auto values = decoded(found.view);
+    if (adds)
+      for (float& v : values) v += 1;
+    return keep(std::move(values));
+  }
+  weight_view columns(weight_view whole, index_t first, index_t count) override {
+    auto const& layout = layout_of(whole.format);
+    if (first % layout.values || count % layout.values)
+      throw argument_error("tenon::infer: columns [" + std::to_string(first) + ", " + std::to_string(first + count) +
+                           ") of a matrix in " + layout.name + " cut its blocks of " + std::to_string(layout.values) +
+                           ". Fix: fewer tensor ranks.");
+    weight_view part{whole.format, nullptr, whole.rows, count};
+    std::vector<std::byte>& copy = parts.emplace_back(std::size_t(part.rows * part.row_bytes()));
+    part.data = copy.data();
+    for (index_t r = 0; r < part.rows; ++r)
+      std::memcpy(copy.data() + r * part.row_bytes(), whole.row(r) + first / layout.values * layout.bytes,
+                  std::size_t(part.row_bytes()));
+    return part;
+  }
+  float const* keep(std::vector<float> values) override { return vectors.emplace_back(std::move(values)).data(); }
+
+ private:
+  model_file::found_weight get(std::string const& name) const {
+    if (auto const found = file.find(name)) return *found;
+    throw file_error(file.path().string(),
+                     "has no weight '" + name + "'. Fix: use a file of the model that is complete.");
+  }
+  void check(std::string const& name, weight_view v, index_t rows, index_t cols) const {
+    if (v.rows == rows && v.cols == cols) return;
+    auto const text = [](index_t r, index_t c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+    throw file_error(file.path().string(), "has the weight '" + name + "' with the shape " + text(v.rows, v.cols) +
+                                               ", and the model's shape asks for " + text(rows, cols) +
+                                               ". Fix: use weights and a description of the same model.");
+  }
+  std::vector<float> decoded(weight_view v) {
+    std::vector<float> values(std::size_t(v.rows * v.cols));
+    std::vector<std::int32_t> rows(std::size_t(v.rows));
+    for (std::size_t r = 0; r < rows.size(); ++r) rows[r] = std::int32_t(r);
+    ops::table_rows(exec, ops::table_rows_args{rows, v, tenon::matrix(values.data(), v.rows, v.cols)});
+    return values;
+  }
+  exec::host_context& exec;
+  model_file const& file;
+  std::deque<std::vector<float>> vectors;
+  std::deque<std::vector<std::byte>> parts;
+};
+
+}  // namespace tenon::infer
