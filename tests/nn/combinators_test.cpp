@@ -48,6 +48,21 @@ TEST_CASE_TEMPLATE("residual, sequential and repeat: gradients under every memor
   check<Memory>(0.3f);
 }
 
+TEST_CASE("sandwich: gradients") {
+  nn::mlp mlp{.gated = true};
+  mlp.up = {12, {{"gate", 20}, {"up", 20}}};
+  mlp.down = {20, {{"down", 12}}};
+  nn::sandwich<nn::rms_norm, nn::mlp> const block{"norm", "mlp", "last", {12}, mlp, {12}};
+  decltype(block)::saved<float> saved;
+  directional::harness<> h(2, 8);
+  directional::check(
+      h, block, 12, 12, [&](auto& pass, auto const& p, auto x, auto y) { block.forward(pass, p, x, y, saved); },
+      [&](auto& pass, auto const& p, auto const& g, auto, auto dy, auto dx) {
+        std::memcpy(dx.data(), dy.data(), std::size_t(dx.size()) * sizeof(float));
+        block.backward(pass, p, g, saved, dx);
+      });
+}
+
 TEST_CASE("parameters are named by their place") {
   std::vector<nn::parameter_spec> specs;
   nn::binder<float const> b(&specs);
