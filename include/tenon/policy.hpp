@@ -3,6 +3,7 @@
 /// @file The axes along which a trainer or an engine is composed: types only.
 #include <tenon/policy/arithmetic.hpp>
 #include <tenon/policy/axis.hpp>
+#include <tenon/policy/batching.hpp>
 #include <tenon/policy/communicator.hpp>
 #include <tenon/policy/device.hpp>
 #include <tenon/policy/layout.hpp>

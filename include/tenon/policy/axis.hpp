@@ -21,6 +21,8 @@ struct layout_axis {};
 struct kv_axis {};
 struct memory_axis {};
 struct optimizer_axis {};
+struct batching_axis {};
+struct preemption_axis {};
 
 /// The axis of a policy: its member `axis`, or a specialisation for a class that lives on a higher floor.
 template <class P>
