@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file Everything needed to run a model.
-#include <tenon/infer/kv_storage.hpp>
+#include <tenon/infer/scheduler.hpp>
