@@ -29,7 +29,7 @@ namespace infer {
 
 /// A request: what is to be continued, and how.
 struct generation {
-  std::vector<std::int32_t> prompt;
+  std::vector<std::int32_t> prompt{};
   index_t max_tokens = 128;
   ops::sampling_options sampling{};
   index_t samples = 1;                      ///< continuations of the same prompt, each with random numbers of its own
