@@ -32,8 +32,8 @@ struct generation {
   std::vector<std::int32_t> prompt;
   index_t max_tokens = 128;
   ops::sampling_options sampling{};
-  index_t samples = 1;                    ///< continuations of the same prompt, each with random numbers of its own
-  std::vector<std::int32_t> stop_tokens;  ///< end a sample; they are handed out too
+  index_t samples = 1;                      ///< continuations of the same prompt, each with random numbers of its own
+  std::vector<std::int32_t> stop_tokens{};  ///< end a sample; they are handed out too
   bool wants_log_probabilities = false;
   index_t likeliest = 0;  ///< so many tokens besides, with their log-probabilities
   int priority = 0;
