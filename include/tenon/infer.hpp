@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file Everything needed to run a model.
+#include <tenon/infer/bind.hpp>
+#include <tenon/infer/engine.hpp>
+#include <tenon/infer/host_ops.hpp>
 #include <tenon/infer/kv_storage.hpp>
+#include <tenon/infer/model_file.hpp>
+#include <tenon/infer/page_pool.hpp>
+#include <tenon/infer/page_tables.hpp>
+#include <tenon/infer/pass.hpp>
+#include <tenon/infer/prefix_cache.hpp>
+#include <tenon/infer/runner.hpp>
+#include <tenon/infer/scheduler.hpp>

@@ -135,11 +135,11 @@ TEST_CASE("gguf: a file cut anywhere is refused") {
   CHECK(says(verdict(whole.substr(0, 300)), "is truncated in key 12"));
 }
 
-TEST_CASE("gguf: counts that the file cannot hold are refused before anything is allocated") {
+TEST_CASE("gguf: counts that the file cannot hold") {
   auto const huge = std::uint64_t(-1);
   CHECK(says(verdict(gguf_bytes().head(huge, 0).data(100).out), "cannot have the 18446744073709551615 tensors"));
   CHECK(says(verdict(gguf_bytes().head(0, huge).data(100).out), "and 18446744073709551615 keys"));
-  CHECK(says(verdict(gguf_bytes().head(70000, 0).data(70000 * 25).out), "65536 of each are allowed"));
+  CHECK(says(verdict(gguf_bytes().head(65537, 0).data(70000 * 25).out), "65536 of each are allowed"));
   for (std::uint32_t const element : {0u, 4u, 7u, 8u, 9u, 12u})
     CHECK(says(verdict(gguf_bytes().head(0, 1).key("k", 9).u32(element).u64(huge / 8 + 2).data(64).out),
                "key 'k' cannot have 2305843009213693953 elements"));

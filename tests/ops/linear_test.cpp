@@ -127,8 +127,8 @@ TEST_CASE("quantize_rows: integers within half a step, sums, zeros, infinities")
 TEST_CASE("linear: every format in blocks in its written order, any number of rows and threads") {
   exec::host_context ctx(2);
   for (auto format : in_blocks)
-    for (auto [n, k] : {std::array<index_t, 2>{1, 1}, {16, 2}, {37, 3}, {71, 5}}) {
-      index_t const cols = k * (layout_of(format).values == 256 ? 256 : 96), most = 64;
+    for (auto const& shape : {std::array<index_t, 2>{1, 1}, {16, 2}, {37, 3}, {71, 5}}) {
+      index_t const n = shape[0], cols = shape[1] * (layout_of(format).values == 256 ? 256 : 96), most = 64;
       ref::random_weights const w(format, n, cols);
       auto const x = random_rows(most, cols, "x");
       std::vector<ops::quantized_block> q(std::size_t(most * cols / 32));

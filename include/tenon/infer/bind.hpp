@@ -82,11 +82,16 @@ template <class Model, Arithmetic Order, class Kv>
 bound_model bind_model(exec::host_context& exec, model_file const& file, nn::weight_source& weights,
                        engine_options& settings) {
   return with_model(file, [&]<class Kind>(Kind, auto const& c) -> bound_model {
-    if constexpr (std::same_as<Model, models::any> || std::same_as<Model, Kind>)
+    if constexpr (std::same_as<Model, models::any>) {
       return detail::bind_as<Kind, Order, Kv>(exec, file, weights, c, settings);
-    else
+    } else {
+      if constexpr (std::same_as<typename Model::config_type, typename Kind::config_type>)
+        if (!Model::is_static || Model::config == c)
+          return detail::bind_as<Model, Order, Kv>(exec, file, weights, c, settings);
       throw file_error(file.path().string(), std::string("is a ") + Kind::name + ", not a " + Model::name +
-                                                 ". Fix: engine<models::any>, or a file of that kind.");
+                                                 " of the shape that was compiled in. Fix: engine<models::any>, or a "
+                                                 "file of that kind and shape.");
+    }
   });
 }
 

@@ -29,7 +29,7 @@ namespace infer {
 
 /// A request: what is to be continued, and how.
 struct generation {
-  std::vector<std::int32_t> prompt;
+  std::vector<std::int32_t> prompt{};
   index_t max_tokens = 128;
   ops::sampling_options sampling{};
   index_t samples = 1;                      ///< continuations of the same prompt, each with random numbers of its own
@@ -46,7 +46,8 @@ struct new_token {
   std::int32_t token = -1;
   float log_probability = 0;
   std::span<ops::token_value const> likeliest{};
-  finish end = finish::no;  ///< this is the sample's last token
+  std::span<float const> logits{};  ///< that it was drawn from
+  finish end = finish::no;          ///< this is the sample's last token
 };
 /// Returns whether the sample is to go on.
 using token_sink = std::function<bool(new_token const&)>;
@@ -197,7 +198,11 @@ class engine {
     bool const stops =
         std::find(asked.stop_tokens.begin(), asked.stop_tokens.end(), r.token) != asked.stop_tokens.end();
     index_t const drawn = index_t(tokens.size() - asked.prompt.size()) + 1;
-    infer::new_token const t{s.sample, r.token, r.log_probability, likeliest,
+    infer::new_token const t{s.sample,
+                             r.token,
+                             r.log_probability,
+                             likeliest,
+                             {r.logits, std::size_t(vocabulary())},
                              stops                       ? infer::finish::stopped
                              : drawn == asked.max_tokens ? infer::finish::length
                                                          : infer::finish::no};

@@ -30,7 +30,7 @@ struct request {
   std::span<std::int32_t const> prompt;
   index_t max_new_tokens = 16;
   int priority = 0;
-  /// Sequences that go on from the prompt, at most: samples, or beams, which must make every step `together`.
+  /// Sequences that go on from the prompt: as many samples, or, when they live `together`, never more beams at once.
   index_t branches = 1;
   bool together = false;
   std::uint64_t salt = 0;  ///< texts of different salt share no pages
@@ -141,7 +141,8 @@ class scheduler {
                   " tokens needs " + std::to_string(needed) + " pages, and the cache has " +
                   std::to_string(tables.pool(g).size()) + ". Fix: a shorter request, or a larger cache.");
     }
-    auto const of = requests.insert({.branches = r.branches, .live = 1, .salt = r.salt});
+    auto const of = requests.insert(
+        {.branches = r.branches, .live = 1, .to_fork = r.branches - 1, .together = r.together, .salt = r.salt});
     sequence s;
     s.of = of;
     s.rank = Order::rank(now, r.priority);
@@ -206,10 +207,12 @@ class scheduler {
   sequence_id fork(sequence_id id) {
     sequence& s = awaiting(id);
     request_state& r = owner(s);
-    require(r.live < r.branches && s.drafts == 0,
-            "a request of " + std::to_string(r.branches) +
-                " branches forks once more, or from a draft. Fix: drop a branch first, and commit drafts.");
+    require(
+        (r.together ? r.live < r.branches : r.to_fork > 0) && s.drafts == 0,
+        "a request of " + std::to_string(r.branches) +
+            " branches forks once more, or from a draft. Fix: more branches, or drop a beam or commit drafts first.");
     ++r.live;
+    --r.to_fork;
     sequence copy = s;
     copy.tokens.reserve(std::size_t(s.most));
     copy.pages = tables.fork(s.pages);
@@ -252,9 +255,10 @@ class scheduler {
 
  private:
   struct request_state {
-    index_t branches = 0, live = 0;
+    index_t branches = 0, live = 0, to_fork = 0;
+    bool together = false;
     std::uint64_t salt = 0;
-    std::int64_t seen_at = 0;  ///< the last count of places
+    std::int64_t counted_at = 0;
   };
   struct sequence {
     sequence_id id = 0;
@@ -307,20 +311,19 @@ class scheduler {
     tables.publish(s.pages, owner(s).salt, std::span(s.tokens).first(stored));
   }
 
-  /// Places of sequences that are taken: those that run, and those that their requests may still fork.
-  index_t places() {
-    index_t taken = 0;
-    ++place_counts;
-    for (auto const id : order)
-      if (sequence const& s = get(id); s.is_running) taken += 1 + places_to_fork(owner(s));
-    return taken;
-  }
-  index_t places_to_fork(request_state& r) {
-    return std::exchange(r.seen_at, place_counts) == place_counts ? 0 : r.branches - r.live;
-  }
+  /// Does s find a place beside all that run and all that their requests may still fork?
   bool finds_place(sequence const& s) {
-    index_t const taken = places();
-    return taken + 1 + places_to_fork(owner(s)) <= options.max_sequences;
+    ++place_counts;
+    index_t taken = places_of(owner(s));
+    for (auto const id : order)
+      if (sequence const& other = get(id); other.is_running) taken += places_of(owner(other));
+    return taken <= options.max_sequences;
+  }
+  /// Places that one more sequence of the request takes in this count. Beams may end and fork at any time.
+  index_t places_of(request_state& r) const {
+    bool const is_first = std::exchange(r.counted_at, place_counts) != place_counts;
+    if (r.together) return is_first ? r.branches : 0;
+    return 1 + (is_first ? r.to_fork : 0);
   }
   /// Pages of group g that must be available before s is admitted: for all of its tokens, or the first where few suffice.
   index_t wanted_pages(sequence const& s, int g) const {

@@ -58,7 +58,7 @@ void product(Context& exec, matrix_view<float const> x, stored_matrix const& wei
     ops::linear(exec, ops::linear_args{.x = x,
                                        .weight = piece,
                                        .y = columns_of(y, row, piece.rows),
-                                       .leaf = leaf,
+                                       .leaf = in_blocks ? round_up(leaf, ops::quantized_block::size) : leaf,
                                        .bias = bias ? bias + row : nullptr,
                                        .activation = after.activation,
                                        .residual = after.residual.empty() ? after.residual

@@ -6,8 +6,9 @@
 /// a sequence into calls. A cache of narrower elements gives what attention gives of keys and values rounded to them.
 ///
 /// Layout. A page holds, for each KV head, its tokens in tiles of 16, one after the other. In a tile the keys lie as
-/// [head_width][16 tokens] and the values as [head_width / 16][16 tokens][16]: vectors run over keys where scores are
-/// taken and over features where outputs are, and both are read from front to back. head_width is rounded up to 16.
+/// [head_width][16 tokens] and the values, 64 features at a time, as [16 tokens][64]: vectors run over keys where scores
+/// are taken and over features where outputs are, and both are read from front to back. head_width is rounded up to 16.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -17,6 +18,18 @@
 #include <tenon/policy/kv.hpp>
 
 namespace tenon::ops {
+
+/// Where the values of a tile lie.
+struct kv_values {
+  static constexpr index_t chunk = 64;
+  index_t padded;
+  /// Features in the chunk that begins with feature `first`.
+  index_t width(index_t first) const { return std::min(chunk, padded - first); }
+  index_t at(index_t token, index_t feature) const {
+    index_t const first = feature / chunk * chunk;
+    return first * lanes + token * width(first) + feature - first;
+  }
+};
 
 /// Sixteen tokens of one KV head. `padded` is head_width rounded up to 16.
 template <kv::CacheElement E>

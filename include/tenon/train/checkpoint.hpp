@@ -178,8 +178,9 @@ void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::
   compare("model", found.at("model"), expected.at("model"),
           "start with the model that the checkpoint is of, or without resuming.");
   for (auto const& [key, value] : expected.at("config").items())
-    compare("model shape '" + key + "'", found.at("config").at(key), value,
-            "start with the model that the checkpoint is of, or without resuming.");
+    if (found.at("config").contains(key))  // an older release did not know all of them
+      compare("model shape '" + key + "'", found.at("config").at(key), value,
+              "start with the model that the checkpoint is of, or without resuming.");
   for (char const* key : {"precision", "optimizer", "seed", "sequence_length"})
     compare(key, found.at(key), expected.at(key), "use the checkpoint's value, or start without resuming.");
   if (!text.empty() && !found.at("text").get<std::string>().empty())

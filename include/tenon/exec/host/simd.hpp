@@ -113,6 +113,8 @@ TENON_ALWAYS_INLINE void store_low_halves(std::uint16_t* p, i32x16 a) {
 }
 TENON_ALWAYS_INLINE i32x16 select(mask16 m, i32x16 a, i32x16 b) { return {_mm512_mask_blend_epi32(m.v, b.v, a.v)}; }
 TENON_ALWAYS_INLINE void prefetch(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T0); }
+/// As prefetch, for what comes after more than the first cache holds.
+TENON_ALWAYS_INLINE void prefetch_far(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T1); }
 
 #elif TENON_SIMD_AVX2()
 
@@ -242,6 +244,7 @@ TENON_ALWAYS_INLINE i32x16 select(mask16 m, i32x16 a, i32x16 b) {
           _mm256_blendv_epi8(b.hi, a.hi, _mm256_castps_si256(m.hi))};
 }
 TENON_ALWAYS_INLINE void prefetch(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T0); }
+TENON_ALWAYS_INLINE void prefetch_far(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T1); }
 
 #else  // NEON differs from portable code in registers and in fma only: compilers turn these loops into both.
 
@@ -385,6 +388,7 @@ TENON_ALWAYS_INLINE i32x16 select(mask16 m, i32x16 a, i32x16 b) {
   return detail::each<i32x16>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; });
 }
 TENON_ALWAYS_INLINE void prefetch(void const* p) { __builtin_prefetch(p); }
+TENON_ALWAYS_INLINE void prefetch_far(void const* p) { __builtin_prefetch(p, 0, 2); }
 
 #endif
 

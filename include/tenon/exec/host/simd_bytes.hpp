@@ -48,23 +48,20 @@ TENON_ALWAYS_INLINE void store_int(std::int32_t* p, i32x16 a) { _mm512_storeu_si
 TENON_ALWAYS_INLINE void store_low_bytes(std::int8_t* p, i32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(detail::all_lanes, a.v));
 }
-TENON_ALWAYS_INLINE i32x16 shift_right(i32x16 a, int n) {
-  return {_mm512_maskz_srlv_epi32(detail::all_lanes, a.v, _mm512_set1_epi32(n))};
-}
 /// table[byte], for bytes below 16.
 TENON_ALWAYS_INLINE i32x16 look_up(std::array<std::uint8_t, 16> const& table, i32x16 bytes) {
   __m128i const t = _mm_loadu_si128(reinterpret_cast<__m128i const*>(table.data()));
   return {_mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(detail::all_lanes, t), bytes.v)};
 }
-/// Adds `value` to byte j of each lane where bit 4 C + j of the same lane of `bits` is set.
-template <int C>
-TENON_ALWAYS_INLINE i32x16 add_where(i32x16 bytes, i32x16 bits, int value) {
-  constexpr std::int32_t pick = four_of(C / 2);
-  __m512i const byte = _mm512_shuffle_epi8(
-      bits.v, _mm512_maskz_broadcast_i32x4(
-                  detail::all_lanes, _mm_setr_epi32(pick, pick + four_of(4), pick + four_of(8), pick + four_of(12))));
-  __mmask64 const set = _mm512_test_epi8_mask(byte, _mm512_set1_epi32(C % 2 ? std::int32_t(0x80402010u) : 0x08040201));
-  return {_mm512_mask_add_epi8(bytes.v, set, bytes.v, _mm512_set1_epi8(char(value)))};
+/// Byte J of each lane, four times.
+template <int J>
+TENON_ALWAYS_INLINE i32x16 repeat_byte(i32x16 a) {
+  __m128i const pick = _mm_setr_epi32(four_of(J), four_of(4 + J), four_of(8 + J), four_of(12 + J));
+  return {_mm512_shuffle_epi8(a.v, _mm512_maskz_broadcast_i32x4(detail::all_lanes, pick))};
+}
+/// Adds `value` to each byte where the same byte of `bits` has the bit that is set in the same byte of `bit`.
+TENON_ALWAYS_INLINE i32x16 add_where(i32x16 bytes, i32x16 bits, i32x16 bit, int value) {
+  return {_mm512_mask_add_epi8(bytes.v, _mm512_test_epi8_mask(bits.v, bit.v), bytes.v, _mm512_set1_epi8(char(value)))};
 }
 /// sum + the four products of unsigned bytes of a and signed bytes of b, lane by lane, b within +-127.
 /// Bytes of a are below 128 unless `Wide`.
@@ -124,25 +121,21 @@ TENON_ALWAYS_INLINE void store_low_bytes(std::int8_t* p, i32x16 a) {
   };
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi64(eight(a.lo), eight(a.hi)));
 }
-TENON_ALWAYS_INLINE i32x16 shift_right(i32x16 a, int n) {
-  __m256i const count = _mm256_set1_epi32(n);
-  return {_mm256_srlv_epi32(a.lo, count), _mm256_srlv_epi32(a.hi, count)};
-}
 TENON_ALWAYS_INLINE i32x16 look_up(std::array<std::uint8_t, 16> const& table, i32x16 bytes) {
   __m256i const t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(table.data())));
   return {_mm256_shuffle_epi8(t, bytes.lo), _mm256_shuffle_epi8(t, bytes.hi)};
 }
-template <int C>
-TENON_ALWAYS_INLINE i32x16 add_where(i32x16 bytes, i32x16 bits, int value) {
-  constexpr std::int32_t pick = four_of(C / 2);
-  __m256i const picks =
-      _mm256_broadcastsi128_si256(_mm_setr_epi32(pick, pick + four_of(4), pick + four_of(8), pick + four_of(12)));
-  __m256i const bit = _mm256_set1_epi32(C % 2 ? std::int32_t(0x80402010u) : 0x08040201);
-  auto const added = [&](__m256i b) TENON_INLINE_LAMBDA {
-    __m256i const set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(b, picks), bit), bit);
-    return _mm256_and_si256(set, _mm256_set1_epi8(char(value)));
+template <int J>
+TENON_ALWAYS_INLINE i32x16 repeat_byte(i32x16 a) {
+  __m256i const pick =
+      _mm256_broadcastsi128_si256(_mm_setr_epi32(four_of(J), four_of(4 + J), four_of(8 + J), four_of(12 + J)));
+  return {_mm256_shuffle_epi8(a.lo, pick), _mm256_shuffle_epi8(a.hi, pick)};
+}
+TENON_ALWAYS_INLINE i32x16 add_where(i32x16 bytes, i32x16 bits, i32x16 bit, int value) {
+  auto const added = [&](__m256i x, __m256i one) TENON_INLINE_LAMBDA {
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, one), one), _mm256_set1_epi8(char(value)));
   };
-  return {_mm256_add_epi8(bytes.lo, added(bits.lo)), _mm256_add_epi8(bytes.hi, added(bits.hi))};
+  return {_mm256_add_epi8(bytes.lo, added(bits.lo, bit.lo)), _mm256_add_epi8(bytes.hi, added(bits.hi, bit.hi))};
 }
 template <bool Wide>
 TENON_ALWAYS_INLINE i32x16 add_products(i32x16 sum, i32x16 a, i32x16 b) {
@@ -190,16 +183,17 @@ TENON_ALWAYS_INLINE void store_int(std::int32_t* p, i32x16 a) { std::memcpy(p, a
 TENON_ALWAYS_INLINE void store_low_bytes(std::int8_t* p, i32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = std::int8_t(a.v[i]);
 }
-TENON_ALWAYS_INLINE i32x16 shift_right(i32x16 a, int n) {
-  return detail::each<i32x16>([&](int i) { return std::int32_t(std::uint32_t(a.v[i]) >> n); });
-}
 TENON_ALWAYS_INLINE i32x16 look_up(std::array<std::uint8_t, 16> const& table, i32x16 bytes) {
   return detail::each_byte([&](int i, int j) { return int(table[std::size_t(detail::byte_of(bytes, i, j))]); });
 }
-template <int C>
-TENON_ALWAYS_INLINE i32x16 add_where(i32x16 bytes, i32x16 bits, int value) {
-  return detail::each_byte(
-      [&](int i, int j) { return detail::byte_of(bytes, i, j) + (bits.v[i] >> (4 * C + j) & 1) * value; });
+template <int J>
+TENON_ALWAYS_INLINE i32x16 repeat_byte(i32x16 a) {
+  return detail::each<i32x16>([&](int i) { return four_of(detail::byte_of(a, i, J)); });
+}
+TENON_ALWAYS_INLINE i32x16 add_where(i32x16 bytes, i32x16 bits, i32x16 bit, int value) {
+  return detail::each_byte([&](int i, int j) {
+    return detail::byte_of(bytes, i, j) + (detail::byte_of(bits, i, j) & detail::byte_of(bit, i, j) ? value : 0);
+  });
 }
 template <bool Wide>
 TENON_ALWAYS_INLINE i32x16 add_products(i32x16 sum, i32x16 a, i32x16 b) {

@@ -81,26 +81,34 @@ class linear_driver {
     exec::thread_pool& pool = ctx.pool();
     index_t const strip = t == 1 ? lanes : linear_tile::cols, strips = ceil_div(a.weight.rows, strip);
     bool const alone = double(t) * double(a.weight.rows) * double(a.weight.cols) < gemm_plan::least_parallel_work;
-    index_t const grain = alone ? strips : std::max<index_t>(1, strips / (8 * pool.size()));
+    index_t const in_chunk =
+        alone ? strips
+              : std::clamp<index_t>(chunk_bytes / (strip * a.weight.row_bytes()), 1, ceil_div(strips, 4 * pool.size()));
     panel_floats = t == 1 ? 0 : weight_panel::floats(leaves.groups);
     index_t const space = panel_floats * linear_tile::panels + leaves.node_values() + linear_tile::size;
     float* const spaces = ctx.scratch().allocate<float>(space * pool.size());
     copy_last_rows(strip);
     std::atomic<index_t> next{0};
     auto const work = [&](int thread) {
-      float* const own = spaces + thread * space;
-      for (index_t first; (first = next.fetch_add(grain, std::memory_order_relaxed)) < strips;)
-        for (index_t s = first; s < std::min(first + grain, strips); ++s)
-          with_block_format(a.weight.format, [&]<class F>(F) {
-            if (t == 1) one_row<F::value>(s * strip, own);
+      with_block_format(a.weight.format, [&]<class F>(F) {
+        float* const own = spaces + thread * space;
+        auto const take = [&] { return next.fetch_add(in_chunk, std::memory_order_relaxed); };
+        // The chunk that follows is taken early: its memory is fetched meanwhile.
+        for (index_t first = take(), then; first < strips; first = then) {
+          then = take();
+          for (index_t s = first, end = std::min(first + in_chunk, strips); s < end; ++s)
+            if (t == 1) one_row<F::value>(s * strip, (s + 1 < end ? s + 1 : std::min(then, strips)) * strip, own);
             else rows<F::value>(s * strip, own);
-          });
+        }
+      });
     };
     if (alone) work(0);
     else pool.run(work);
   }
 
  private:
+  static constexpr index_t chunk_bytes = index_t(1) << 16;  ///< of weights that a thread takes at a time
+
   /// A last strip that is not whole is completed by rows of zeros.
   void copy_last_rows(index_t strip) {
     index_t const whole = a.weight.rows / strip * strip, bytes = a.weight.row_bytes();
@@ -119,9 +127,9 @@ class linear_driver {
   }
 
   template <weight_format F>
-  void one_row(index_t first, float* own) const {
+  void one_row(index_t first, index_t then, float* own) const {
     float out[lanes];
-    multiply_row<F>(weights(first), a.weight.row_bytes(), x.data(), leaves, own, a.weight.row(first + lanes), out);
+    multiply_row<F>(weights(first), a.weight.row_bytes(), x.data(), leaves, own, a.weight.row(then), out);
     store(out, 0, first, 1, lanes);
   }
   template <weight_format F>
@@ -234,18 +242,15 @@ struct kernel_for<table_rows_t, device::host> {
   TENON_NOINLINE static void unpack_row(std::byte const* p, index_t cols, float scale, float* out) {
     constexpr detail::weight_traits traits = detail::traits_of(F);
     detail::for_each_group<F>(p, 0, cols, [&](index_t, detail::weight_group_rows const& g) TENON_INLINE_LAMBDA {
-      for (int c = 0; c < 8; ++c) {
-        int const half = traits.halves ? c / 4 : 0;
-        for (int j = 0; j < 4; ++j) {
-          auto value = simd::to_float((simd::shift_right(g.bytes[c], 8 * j) & simd::broadcast_int(0xff)) -
-                                      simd::broadcast_int(traits.offset));
-          if (traits.halves) value = value * g.part[half];
-          value = traits.minimum ? simd::fma(value, g.scale, g.minimum[half]) : value * g.scale;
-          float lane[lanes];
-          simd::store(lane, value * simd::broadcast(scale));
-          *out++ = lane[0];
-        }
-      }
+      detail::unrolled<32>([&](auto i) TENON_INLINE_LAMBDA {
+        constexpr int half = traits.halves ? i / 16 : 0;
+        auto value = detail::blocks::number_at<8 * (i % 4)>(g.bytes[i / 4]) - simd::broadcast(float(traits.offset));
+        if (traits.halves) value = value * g.part[half];
+        value = traits.minimum ? simd::fma(value, g.scale, g.minimum[half]) : value * g.scale;
+        float lane[lanes];
+        simd::store(lane, value * simd::broadcast(scale));
+        *out++ = lane[0];
+      });
     });
   }
 };

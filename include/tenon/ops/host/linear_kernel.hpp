@@ -66,7 +66,8 @@ TENON_NOINLINE void multiply_row(std::byte const* p, index_t stride, quantized_b
   simd::f32x16 sum[1] = {simd::zeros()};
   for_each_group<F>(
       p, stride, leaves.groups * weight_group, [&](index_t i, weight_group_rows const& g) TENON_INLINE_LAMBDA {
-        for (index_t at = 0; at < step; at += cache_line_bytes) simd::prefetch(ahead + at);
+        for (index_t at = 0; at < step; at += cache_line_bytes) __builtin_prefetch(ahead + at, 0, 2);
+
         ahead += step;
         quantized_block const& q = x[i];
         simd::i32x16 dot[2] = {

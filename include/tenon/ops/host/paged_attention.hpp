@@ -6,7 +6,6 @@
 /// that each block of keys is read from memory once for up to `paged_most_rows` of them.
 #include <algorithm>
 #include <atomic>
-#include <limits>
 #include <memory>
 #include <utility>
 
@@ -31,20 +30,21 @@ TENON_ALWAYS_INLINE simd::f32x16 keys_of(kv_tile<E> const& t, index_t i) {
 TENON_ALWAYS_INLINE simd::f32x16 keys_of(kv_tile<kv::q8> const& t, index_t i) {
   return simd::load(t.k + i * lanes) * simd::load(t.k_scale);
 }
-/// Sixteen features, from 16 `j` on, of the value of one token.
+/// Sixteen features, which lie at `offset`, of the value of a token.
 template <class E>
-TENON_ALWAYS_INLINE simd::f32x16 values_of(kv_tile<E> const& t, index_t j, index_t token) {
-  return simd::load(t.v + (j * lanes + token) * lanes);
+TENON_ALWAYS_INLINE simd::f32x16 values_of(kv_tile<E> const& t, index_t offset, index_t) {
+  return simd::load(t.v + offset);
 }
-TENON_ALWAYS_INLINE simd::f32x16 values_of(kv_tile<kv::q8> const& t, index_t j, index_t token) {
-  return simd::load(t.v + (j * lanes + token) * lanes) * simd::broadcast(t.v_scale[token]);
+TENON_ALWAYS_INLINE simd::f32x16 values_of(kv_tile<kv::q8> const& t, index_t offset, index_t token) {
+  return simd::load(t.v + offset) * simd::broadcast(t.v_scale[token]);
 }
 /// All of a tile as floats.
 template <class E>
 void unpack_tile(kv_tile<E> const& from, index_t padded, kv_tile<float> const& to) {
   for (index_t i = 0; i < padded; ++i) simd::store(to.k + i * lanes, keys_of(from, i));
-  for (index_t j = 0; j < padded / lanes; ++j)
-    for (index_t t = 0; t < lanes; ++t) simd::store(to.v + (j * lanes + t) * lanes, values_of(from, j, t));
+  kv_values const place{padded};
+  for (index_t t = 0; t < lanes; ++t)
+    for (index_t i = 0; i < padded; i += lanes) simd::store(to.v + place.at(t, i), values_of(from, place.at(t, i), t));
 }
 
 template <class E, int Tiles, int... V>
@@ -53,55 +53,71 @@ TENON_ALWAYS_INLINE void load_keys(simd::f32x16 (&k)[Tiles], kv_tile<E> const (&
   ((k[V] = keys_of(tiles[V], feature), attention_pin(k[V])), ...);
 }
 template <class E, int Vectors, int... V>
-TENON_ALWAYS_INLINE void load_values(simd::f32x16 (&v)[Vectors], kv_tile<E> const& tile, index_t j, index_t token,
+TENON_ALWAYS_INLINE void load_values(simd::f32x16 (&v)[Vectors], kv_tile<E> const& tile, index_t offset, index_t token,
                                      std::integer_sequence<int, V...>) {
-  ((v[V] = values_of(tile, j + V, token), attention_pin(v[V])), ...);
+  ((v[V] = values_of(tile, offset + V * lanes, token), attention_pin(v[V])), ...);
 }
 
-/// z [Rows, 64] = the scores of rows q [Rows, width] and the keys of `Tiles` tiles.
-template <class E, int Rows, int Tiles>
-TENON_NOINLINE void paged_scores(kv_tile<E> const* tiles, index_t width, float const* q, index_t q_stride, float* z) {
+/// The tiles of a block of keys, and of the block after it: what is read of one is asked for of the other, as the
+/// processor does not follow from page to page by itself.
+template <class E>
+struct paged_tiles {
+  kv_tile<E> here[paged_block_tiles], next[paged_block_tiles];
+};
+
+/// z [Rows, 64] = the scores of rows q [Rows, width] and the keys of tiles [first, first + Tiles).
+template <class E, int Rows, int Tiles, bool Ahead>
+TENON_NOINLINE void paged_scores(paged_tiles<E> const& tiles, index_t first, index_t width, float const* q,
+                                 index_t q_stride, float* z) {
   constexpr auto all = std::make_integer_sequence<int, Rows * Tiles>{};
   kv_tile<E> here[Tiles];
-  std::copy_n(tiles, Tiles, here);
+  std::copy_n(tiles.here + first, Tiles, here);
   simd::f32x16 sum[Rows * Tiles], k[Tiles];
   attention_begin<Tiles>(sum, z, attention_key_block, false, all);
   for (index_t i = 0; i < width; ++i) {
+    if constexpr (Ahead)
+      for (int t = 0; t < Tiles; ++t) simd::prefetch_far(tiles.next[first + t].k + i * lanes);
     load_keys(k, here, i, std::make_integer_sequence<int, Tiles>{});
     attention_fma<attention_operand::by_row>(sum, k, q + i, q_stride, std::make_integer_sequence<int, Rows>{});
   }
-  attention_end<Tiles>(sum, z, attention_key_block, all);
+  attention_end<Tiles>(sum, z + first * lanes, attention_key_block, all);
 }
 
-/// out [Rows, 16 Vectors] = out * rescale + p [Rows, keys] values: features from 16 `j` on.
-template <class E, int Rows, int Vectors>
-TENON_NOINLINE void paged_outputs(kv_tile<E> const* tiles, attention_interval keys, index_t j, float const* p,
-                                  float const* rescale, float* out, index_t out_stride) {
+/// out [Rows, 16 Vectors] = out * rescale + p [Rows, keys] values; the features of token t lie at first + t * stride.
+template <class E, int Rows, int Vectors, bool Ahead>
+TENON_NOINLINE void paged_outputs(paged_tiles<E> const& tiles, attention_interval keys, index_t first, index_t stride,
+                                  float const* p, float const* rescale, float* out, index_t out_stride) {
   constexpr auto all = std::make_integer_sequence<int, Rows * Vectors>{};
   simd::f32x16 sum[Rows * Vectors], v[Vectors];
   attention_begin<Vectors>(sum, out, out_stride, true, all);
   for (int i = 0; i < Rows * Vectors; ++i) sum[i] = sum[i] * simd::broadcast(rescale[i / Vectors]);
-  for (index_t key = keys.begin; key < keys.end;) {
-    kv_tile<E> const tile = tiles[key / lanes];
-    for (index_t const end = std::min(keys.end, round_up(key + 1, lanes)); key < end; ++key) {
-      load_values(v, tile, j, key % lanes, std::make_integer_sequence<int, Vectors>{});
-      attention_fma<attention_operand::by_row>(sum, v, p + key, attention_key_block,
+  for (index_t t = keys.begin / lanes; t * lanes < keys.end; ++t) {
+    kv_tile<E> const tile = tiles.here[t], next = tiles.next[t];
+    float const* const p_of_tile = p + t * lanes;
+    auto const tokens = attention_interval{keys.begin - t * lanes, keys.end - t * lanes}.within(lanes);
+    for (index_t token = tokens.begin, at = first + token * stride; token < tokens.end; ++token, at += stride) {
+      if constexpr (Ahead)
+        for (int i = 0; i < Vectors; ++i) simd::prefetch_far(next.v + at + i * lanes);
+      load_values(v, tile, at, token, std::make_integer_sequence<int, Vectors>{});
+      attention_fma<attention_operand::by_row>(sum, v, p_of_tile + token, attention_key_block,
                                                std::make_integer_sequence<int, Rows>{});
     }
   }
   attention_end<Vectors>(sum, out, out_stride, all);
 }
 
-template <class E, int... I>
+template <class E, bool Ahead, int... I>
 auto paged_scores_for(index_t rows, index_t tiles, std::integer_sequence<int, I...>) {
   constexpr int most = attention_tile::vectors;
-  static constexpr decltype(&paged_scores<E, 1, 1>) table[] = {paged_scores<E, I / most + 1, I % most + 1>...};
+  static constexpr decltype(&paged_scores<E, 1, 1, Ahead>) table[] = {
+      paged_scores<E, I / most + 1, I % most + 1, Ahead>...};
   return table[(rows - 1) * most + tiles - 1];
 }
-template <class E, int... I>
+template <class E, bool Ahead, int... I>
 auto paged_outputs_for(index_t rows, index_t vectors, std::integer_sequence<int, I...>) {
   constexpr int most = attention_tile::vectors;
-  static constexpr decltype(&paged_outputs<E, 1, 1>) table[] = {paged_outputs<E, I / most + 1, I % most + 1>...};
+  static constexpr decltype(&paged_outputs<E, 1, 1, Ahead>) table[] = {
+      paged_outputs<E, I / most + 1, I % most + 1, Ahead>...};
   return table[(rows - 1) * most + vectors - 1];
 }
 using paged_kernels = std::make_integer_sequence<int, attention_tile::rows * attention_tile::vectors>;
@@ -116,38 +132,36 @@ TENON_ALWAYS_INLINE void for_vectors(index_t begin, index_t end, Function&& func
   }
 }
 
-/// The softmax of one row.
-struct paged_row {
-  float maximum, sum;
-};
-
-/// Takes a row one block of keys further: z [64] becomes p. Returns what the outputs before are to be multiplied by.
-/// @param kept the keys that the row sees   @param tiles those that have scores
-inline float paged_softmax(attention_options const& o, attention_interval kept, attention_interval tiles, float* z,
-                           paged_row& row) {
+/// The largest of a row's scores z [64] that it sees, times the factor, or `largest`. @param kept the keys that it sees
+/// @param tiles those that have scores
+template <bool Masked, bool Capped>
+float paged_maximum(attention_options const& o, attention_interval kept, attention_interval tiles, float* z,
+                    float largest) {
   using simd::f32x16, simd::broadcast;
-  bool const capped = o.soft_cap > 0;
-  f32x16 const factor = broadcast(capped ? o.soft_cap : o.scale);
-  f32x16 const lowest = broadcast(-std::numeric_limits<float>::infinity());
-  auto const in_tile = [&](index_t t) { return attention_interval{kept.begin - t * lanes, kept.end - t * lanes}; };
-  f32x16 maxima = broadcast(row.maximum);
+  f32x16 const factor = broadcast(Capped ? o.soft_cap : o.scale), lowest = broadcast(-simd::detail::infinity);
+  f32x16 maxima = broadcast(largest);
   for (index_t t = tiles.begin; t < tiles.end; ++t) {
     f32x16 x = simd::load(z + t * lanes);
-    if (capped) simd::store(z + t * lanes, x = tanh(x * broadcast(o.scale / o.soft_cap)));
-    maxima = max(maxima, attention_keep(in_tile(t), x * factor, lowest));
+    if constexpr (Capped) simd::store(z + t * lanes, x = tanh(x * broadcast(o.scale / o.soft_cap)));
+    x = x * factor;
+    if constexpr (Masked) x = attention_keep({kept.begin - t * lanes, kept.end - t * lanes}, x, lowest);
+    maxima = max(maxima, x);
   }
-  float const before = std::exchange(row.maximum, simd::reduce_max(maxima));
-  f32x16 const minus = simd::negate(broadcast(row.maximum));
-  f32x16 partial = simd::zeros();
+  return simd::reduce_max(maxima);
+}
+/// z becomes p. Returns their sum.
+template <bool Masked>
+float paged_exponentials(float factor, attention_interval kept, attention_interval tiles, float* z, float maximum) {
+  using simd::f32x16, simd::broadcast;
+  f32x16 const minus = simd::negate(broadcast(maximum));
+  f32x16 sum = simd::zeros();
   for (index_t t = tiles.begin; t < tiles.end; ++t) {
-    f32x16 const p = attention_keep(in_tile(t), exp(fma(simd::load(z + t * lanes), factor, minus)), simd::zeros());
+    f32x16 p = exp(fma(simd::load(z + t * lanes), broadcast(factor), minus));
+    if constexpr (Masked) p = attention_keep({kept.begin - t * lanes, kept.end - t * lanes}, p, simd::zeros());
     simd::store(z + t * lanes, p);
-    partial = partial + p;
+    sum = sum + p;
   }
-  // A row that has seen nothing yet has outputs and sum 0: any finite factor does.
-  float const rescale = before > -std::numeric_limits<float>::infinity() ? simd::exp(before - row.maximum) : 0.0f;
-  row.sum = std::fma(row.sum, rescale, simd::reduce_add(partial));
-  return rescale;
+  return simd::reduce_add(sum);
 }
 
 /// Rows [begin, begin + count) of a sequence's rows of one KV head; row r is query r / group of head r % group.
@@ -160,16 +174,17 @@ struct paged_item {
 /// A thread's memory.
 struct paged_scratch {
   index_t padded;
-  float *q, *out;  ///< [rows][padded]
-  paged_row* rows;
-  float* scores;    ///< [attention_tile::rows][64]
-  float* unpacked;  ///< a block of tiles
+  float *q, *out;        ///< [rows][padded]
+  float *maximum, *sum;  ///< [rows + 15]
+  float* scores;         ///< [attention_tile::rows][64]
+  float* unpacked;       ///< a block of tiles
 
   template <class Memory>
   paged_scratch(Memory& a, index_t padded_width)
       : padded(padded_width), q(a.template allocate<float>(paged_most_rows * padded)),
         out(a.template allocate<float>(paged_most_rows * padded)),
-        rows(a.template allocate<paged_row>(paged_most_rows)),
+        maximum(a.template allocate<float>(paged_most_rows + lanes)),
+        sum(a.template allocate<float>(paged_most_rows + lanes)),
         scores(a.template allocate<float>(attention_tile::rows * attention_key_block)),
         unpacked(a.template allocate<float>(2 * attention_key_block * padded)) {}
 };
@@ -185,25 +200,67 @@ struct paged_view {
   }
 };
 
+/// Takes rows [r, r + count) one block of keys further: their scores become p. @param rescale what the outputs before are
+/// to be multiplied by, one for each row
+inline void paged_softmax(attention_options const& o, paged_view const& view, index_t r, index_t count,
+                          attention_interval tiles, paged_scratch const& s, float* rescale) {
+  bool const capped = o.soft_cap > 0;
+  float maximum[lanes] = {}, sum[lanes] = {};
+  auto const each_row = [&](auto&& function) {
+    for (index_t i = 0; i < count; ++i) {
+      auto const kept = view.keys_of(r + i);
+      function(i, kept, s.scores + i * attention_key_block,
+               kept.begin > tiles.begin * lanes || kept.end < tiles.end * lanes);
+    }
+  };
+  each_row([&](index_t i, attention_interval kept, float* z, bool masked) {
+    auto const largest = masked   ? capped ? paged_maximum<true, true> : paged_maximum<true, false>
+                           : capped ? paged_maximum<false, true>
+                                  : paged_maximum<false, false>;
+    maximum[i] = largest(o, kept, tiles, z, s.maximum[r + i]);
+  });
+  each_row([&](index_t i, attention_interval kept, float* z, bool masked) {
+    auto const exponentials = masked ? paged_exponentials<true> : paged_exponentials<false>;
+    sum[i] = exponentials(capped ? o.soft_cap : o.scale, kept, tiles, z, maximum[i]);
+  });
+  // A row that has seen nothing yet has outputs and sum 0: any finite factor does.
+  simd::f32x16 const before = simd::load(s.maximum + r);
+  simd::f32x16 const factor =
+      select(simd::broadcast(-simd::detail::infinity) < before, exp(before - simd::load(maximum)), simd::zeros());
+  store(rescale, factor);
+  store(sum, fma(simd::load(s.sum + r), factor, simd::load(sum)));
+  std::copy_n(maximum, count, s.maximum + r);
+  std::copy_n(sum, count, s.sum + r);
+}
+
+/// Rows [r, r + count), at most attention_tile::rows, of an item against one block of keys.
+template <bool Ahead, class E>
+void paged_attention_rows(attention_options const& o, paged_view const& view, index_t r, index_t count,
+                          paged_tiles<E> const& tiles, paged_scratch const& s) {
+  auto const keys = view.keys_of(r, count);
+  if (keys.empty()) return;
+  attention_interval const seen{keys.begin / lanes, ceil_div(keys.end, lanes)};
+  for_vectors(seen.begin, seen.end, [&](index_t t, index_t n) {
+    paged_scores_for<E, Ahead>(count, n, paged_kernels{})(tiles, t, o.head_width, s.q + r * s.padded, s.padded,
+                                                          s.scores);
+  });
+  float rescale[lanes];
+  paged_softmax(o, view, r, count, seen, s, rescale);
+  kv_values const place{s.padded};
+  for (index_t chunk = 0; chunk < s.padded; chunk += kv_values::chunk)
+    for_vectors(chunk / lanes, (chunk + place.width(chunk)) / lanes, [&](index_t j, index_t n) {
+      paged_outputs_for<E, Ahead>(count, n, paged_kernels{})(tiles, keys, place.at(0, j * lanes), place.width(chunk),
+                                                             s.scores, rescale, s.out + r * s.padded + j * lanes,
+                                                             s.padded);
+    });
+}
 /// All rows of an item against one block of keys.
 template <class E>
-void paged_attention_block(attention_options const& o, paged_view const& view, index_t rows, kv_tile<E> const* tiles,
-                           paged_scratch const& s) {
+void paged_attention_block(attention_options const& o, paged_view const& view, index_t rows,
+                           paged_tiles<E> const& tiles, paged_scratch const& s) {
   attention_row_groups(rows, [&](index_t r, index_t count) {
-    auto const keys = view.keys_of(r, count);
-    if (keys.empty()) return;
-    attention_interval const seen{keys.begin / lanes, ceil_div(keys.end, lanes)};
-    for_vectors(seen.begin, seen.end, [&](index_t t, index_t n) {
-      paged_scores_for<E>(count, n, paged_kernels{})(tiles + t, o.head_width, s.q + r * s.padded, s.padded,
-                                                     s.scores + t * lanes);
-    });
-    float rescale[attention_tile::rows];
-    for (index_t i = 0; i < count; ++i)
-      rescale[i] = paged_softmax(o, view.keys_of(r + i), seen, s.scores + i * attention_key_block, s.rows[r + i]);
-    for_vectors(0, s.padded / lanes, [&](index_t j, index_t n) {
-      paged_outputs_for<E>(count, n, paged_kernels{})(tiles, keys, j, s.scores, rescale,
-                                                      s.out + r * s.padded + j * lanes, s.padded);
-    });
+    if (r == 0) paged_attention_rows<true>(o, view, r, count, tiles, s);
+    else paged_attention_rows<false>(o, view, r, count, tiles, s);
   });
 }
 
@@ -221,47 +278,59 @@ void paged_attention_item(paged_attention_args<T, E> const& a, paged_item const&
   for (index_t r = 0; r < item.count; ++r) {
     auto const [row, column] = place(r);
     attention_pack(&a.q(row, column), a.q.stride(0), 1, width, s.q + r * s.padded, s.padded);
-    if (a.sinks) s.rows[r] = {a.sinks[column / width], 1.0f};
-    else s.rows[r] = {-std::numeric_limits<float>::infinity(), 0.0f};
+    s.maximum[r] = a.sinks ? a.sinks[column / width] : -simd::detail::infinity;
+    s.sum[r] = a.sinks ? 1.0f : 0.0f;
   }
   index_t const query = item.begin / group, queries = (item.begin + item.count - 1) / group - query + 1;
   auto const blocks = attention_key_blocks(visible, sequence.position + query, queries);
-  for (index_t b = blocks.begin; b < blocks.end; ++b) {
+  auto const view_of = [&](index_t b) {
     index_t const key = b * attention_key_block;
-    paged_view const view{
+    return paged_view{
         {visible, sequence.position + query, queries, key, std::min(attention_key_block, visible.length - key)},
         group,
         item.begin};
-    auto const keys = view.keys_of(0, item.count);
-    bool const unpack = !std::is_same_v<E, float> && item.count >= paged_unpack_rows;
-    kv_tile<E> tiles[paged_block_tiles];
-    kv_tile<float> unpacked[paged_block_tiles];
-    for (index_t t = keys.begin / lanes; t < ceil_div(keys.end, lanes); ++t) {
-      tiles[t] = tile_of(a.cache, sequence, item.kv_head, b * paged_block_tiles + t);
-      if (unpack) {
-        unpacked[t] = {reinterpret_cast<std::byte*>(s.unpacked + 2 * t * lanes * s.padded), s.padded};
-        unpack_tile(tiles[t], s.padded, unpacked[t]);
-      }
+  };
+  auto const find_tiles = [&](index_t b, kv_tile<E>* to) {
+    auto const keys = view_of(b).keys_of(0, item.count);
+    for (index_t t = keys.begin / lanes; t < ceil_div(keys.end, lanes); ++t)
+      to[t] = tile_of(a.cache, sequence, item.kv_head, b * paged_block_tiles + t);
+  };
+  bool const unpack = !std::is_same_v<E, float> && item.count >= paged_unpack_rows;
+  paged_tiles<float> unpacked{};
+  if (unpack)
+    for (index_t t = 0; t < paged_block_tiles; ++t)
+      unpacked.here[t] =
+          unpacked.next[t] = {reinterpret_cast<std::byte*>(s.unpacked) + t * kv_tile<float>::bytes(s.padded), s.padded};
+  paged_tiles<E> tiles{};
+  find_tiles(blocks.begin, tiles.next);
+  for (index_t b = blocks.begin; b < blocks.end; ++b) {
+    std::copy_n(tiles.next, paged_block_tiles, tiles.here);
+    if (b + 1 < blocks.end) find_tiles(b + 1, tiles.next);
+    if (unpack) {
+      auto const keys = view_of(b).keys_of(0, item.count);
+      for (index_t t = keys.begin / lanes; t < ceil_div(keys.end, lanes); ++t)
+        unpack_tile(tiles.here[t], s.padded, unpacked.here[t]);
+      paged_attention_block(o, view_of(b), item.count, unpacked, s);
+    } else {
+      paged_attention_block(o, view_of(b), item.count, tiles, s);
     }
-    if (unpack) paged_attention_block(o, view, item.count, unpacked, s);
-    else paged_attention_block(o, view, item.count, tiles, s);
   }
   for (index_t r = 0; r < item.count; ++r) {
     auto const [row, column] = place(r);
     float* const out = s.out + r * s.padded;
-    simd::f32x16 const sum = simd::broadcast(s.rows[r].sum);
+    simd::f32x16 const sum = simd::broadcast(s.sum[r]);
     for (index_t j = 0; j < s.padded; j += lanes) simd::store(out + j, simd::load(out + j) / sum);
     attention_unpack(out, s.padded, 1, width, &a.out(row, column), a.out.stride(0));
   }
 }
 
-/// Sixteen features from `i` on of a token's key and value.
+/// Sixteen features from `i` on of a token's key and value. @param at where those of the value lie
 template <class E>
-void put_features(kv_tile<E> const& tile, index_t token, index_t i, simd::f32x16 k, simd::f32x16 v) {
+void put_features(kv_tile<E> const& tile, index_t token, index_t i, index_t at, simd::f32x16 k, simd::f32x16 v) {
   E keys[lanes];
   simd::store(keys, k);
   for (int l = 0; l < lanes; ++l) tile.k[(i + l) * lanes + token] = keys[l];
-  simd::store(tile.v + i * lanes + token * lanes, v);
+  simd::store(tile.v + at, v);
 }
 /// The scale of a row of numbers for int8; NaN when one of them is not finite.
 template <class T>
@@ -282,13 +351,15 @@ inline void q8_values(simd::f32x16 x, float scale, float* to) {
 /// One token's key and value.
 template <class T, class E>
 void put_token(kv_tile<E> const& tile, index_t token, T const* k, T const* v, index_t width) {
+  kv_values const place{round_up(width, lanes)};
   for (index_t i = 0; i < width; i += lanes) {
     int const n = int(std::min<index_t>(lanes, width - i));
-    put_features(tile, token, i, simd::load(k + i, n), simd::load(v + i, n));
+    put_features(tile, token, i, place.at(token, i), simd::load(k + i, n), simd::load(v + i, n));
   }
 }
 template <class T>
 void put_token(kv_tile<kv::q8> const& tile, index_t token, T const* k, T const* v, index_t width) {
+  kv_values const place{round_up(width, lanes)};
   float const k_scale = tile.k_scale[token] = q8_scale(k, width), v_scale = tile.v_scale[token] = q8_scale(v, width);
   for (index_t i = 0; i < width; i += lanes) {
     int const n = int(std::min<index_t>(lanes, width - i));
@@ -297,7 +368,7 @@ void put_token(kv_tile<kv::q8> const& tile, index_t token, T const* k, T const* 
     q8_values(simd::load(v + i, n), v_scale, values);
     for (int l = 0; l < lanes; ++l) {
       tile.k[(i + l) * lanes + token] = std::int8_t(keys[l]);
-      tile.v[(i + token) * lanes + l] = std::int8_t(values[l]);
+      tile.v[place.at(token, i) + l] = std::int8_t(values[l]);
     }
   }
 }

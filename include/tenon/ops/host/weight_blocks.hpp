@@ -9,6 +9,7 @@
 #include <tenon/core/error.hpp>
 #include <tenon/core/weight_format.hpp>
 #include <tenon/exec/host/simd_bytes.hpp>
+#include <tenon/ops/host/gemm_kernel.hpp>
 
 namespace tenon::ops::detail {
 
@@ -52,10 +53,18 @@ struct weight_group_rows {
 namespace blocks {
 using simd::i32x16;
 
-TENON_ALWAYS_INLINE i32x16 both(i32x16 a, int mask) { return a & simd::broadcast_bytes(mask); }
-/// The bits of `mask`, `shift` up, of each lane as a number.
-TENON_ALWAYS_INLINE simd::f32x16 number_at(i32x16 a, index_t shift, int mask = 0xff) {
-  return simd::to_float(simd::shift_right(a, int(shift)) & simd::broadcast_int(mask));
+/// The bits of `mask` in each byte, of lanes shifted up by N bits, or down by -N: no byte's bits may reach the next.
+template <int N = 0>
+TENON_ALWAYS_INLINE i32x16 bits(i32x16 a, int mask) {
+  if constexpr (N > 0) a = simd::shift_left<N>(a);
+  if constexpr (N < 0) a = simd::shift_right<-N>(a);
+  return a & simd::broadcast_bytes(mask);
+}
+/// The bits of `mask`, N up, of each lane as a number.
+template <int N>
+TENON_ALWAYS_INLINE simd::f32x16 number_at(i32x16 a, int mask = 0xff) {
+  if constexpr (N > 0) a = simd::shift_right<N>(a);
+  return simd::to_float(a & simd::broadcast_int(mask));
 }
 TENON_ALWAYS_INLINE simd::f32x16 low_half(i32x16 a) { return simd::from_halves(a); }
 TENON_ALWAYS_INLINE simd::f32x16 high_half(i32x16 a) { return simd::from_halves(simd::shift_right<16>(a)); }
@@ -64,30 +73,26 @@ TENON_ALWAYS_INLINE simd::f32x16 high_half(i32x16 a) { return simd::from_halves(
 TENON_ALWAYS_INLINE void take_nibbles(weight_group_rows& g, std::byte const* p, index_t stride) {
   auto const t = simd::load_turned(p, stride);
   for (std::size_t i = 0; i < 4; ++i) {
-    g.bytes[i] = both(t[i], 15);
-    g.bytes[4 + i] = both(simd::shift_right<4>(t[i]), 15);
+    g.bytes[i] = bits(t[i], 15);
+    g.bytes[4 + i] = bits<-4>(t[i], 15);
   }
 }
 /// Bit i of the four bytes at p belongs to value i.
 template <int... C>
 TENON_ALWAYS_INLINE void add_fifth_bits(weight_group_rows& g, std::byte const* p, index_t stride,
                                         std::integer_sequence<int, C...>) {
-  auto const bits = simd::load_strided(p, stride);
-  ((g.bytes[C] = simd::add_where<C>(g.bytes[C], bits, 16)), ...);
+  i32x16 const fifths = simd::load_strided(p, stride);
+  ((g.bytes[C] = simd::add_where(g.bytes[C], simd::repeat_byte<C / 2>(fifths),
+                                 simd::broadcast_int(C % 2 ? std::int32_t(0x80402010u) : 0x08040201), 16)),
+   ...);
 }
-/// (byte >> shift) & mask of 32 bytes.
-TENON_ALWAYS_INLINE void take_bits(i32x16 (&bytes)[8], std::byte const* p, index_t stride, int shift, int mask) {
-  for (int half = 0; half < 2; ++half) {
-    auto const t = simd::load_turned(p + 16 * half, stride);
-    for (std::size_t i = 0; i < 4; ++i) bytes[4 * std::size_t(half) + i] = both(simd::shift_right(t[i], shift), mask);
+/// Bytes 0 .. 16 n - 1 of each row, turned: four of them are a lane.
+template <int N>
+TENON_ALWAYS_INLINE void turn(i32x16* to, std::byte const* p, index_t stride) {
+  for (int i = 0; i < N; ++i) {
+    auto const t = simd::load_turned(p + 16 * i, stride);
+    for (std::size_t j = 0; j < 4; ++j) to[4 * i + int(j)] = t[j];
   }
-}
-/// bytes |= ((byte >> from) & mask) << to.
-TENON_ALWAYS_INLINE void add_bits(i32x16 (&bytes)[8], std::byte const* p, index_t stride, int from, int mask, int to) {
-  i32x16 more[8];
-  take_bits(more, p, stride, from, mask);
-  for (int i = 0; i < 8; ++i)
-    bytes[i] = bytes[i] | (to == 4 ? simd::shift_left<4>(more[i]) : simd::shift_left<2>(more[i]));
 }
 
 /// Block of 32: everything of one group.
@@ -99,7 +104,7 @@ TENON_ALWAYS_INLINE void read_block(weight_group_rows& g, std::byte const* p, in
   g.scale = low_half(head);
   if constexpr (traits_of(F).minimum) g.minimum[0] = high_half(head);
   if constexpr (F == q8_0) {
-    take_bits(g.bytes, p + 2, stride, 0, 0xff);
+    turn<2>(g.bytes, p + 2, stride);
     for (auto& b : g.bytes) b = b ^ simd::broadcast_bytes(0x80);
   } else if constexpr (F == q4_0) {
     take_nibbles(g, p + 2, stride);
@@ -129,79 +134,83 @@ TENON_ALWAYS_INLINE void read_block(weight_group_rows& g, std::byte const* p, in
   }
 }
 
-/// Scales of the eight groups of a block of 256.
-struct scales_of_256 {
-  simd::f32x16 d, minimum;
-  i32x16 scale_bytes[4], minimum_bytes[2];  ///< in lane r four bytes of row r: of 16 or 32 values in order
-};
-
+/// A block of 256: its bytes, turned, and the scales of its eight groups.
 template <weight_format F>
-TENON_ALWAYS_INLINE scales_of_256 read_scales(std::byte const* p, index_t stride) {
-  using enum weight_format;
-  using simd::shift_left, simd::shift_right;
-  scales_of_256 s{};
-  if constexpr (F == q4_k || F == q5_k) {
-    auto const [head, a, b, c] = simd::load_turned(p, stride);
-    s.d = low_half(head), s.minimum = high_half(head);
-    s.scale_bytes[0] = both(a, 63), s.minimum_bytes[0] = both(b, 63);
-    s.scale_bytes[1] = both(c, 15) | both(shift_right<2>(a), 0x30);
-    s.minimum_bytes[1] = both(shift_right<4>(c), 15) | both(shift_right<2>(b), 0x30);
-  } else if constexpr (F == q6_k) {
-    auto const t = simd::load_turned(p + 192, stride);
-    for (std::size_t i = 0; i < 4; ++i) s.scale_bytes[i] = t[i] ^ simd::broadcast_bytes(0x80);
-    s.d = high_half(simd::load_strided(p + 206, stride));
-  } else if constexpr (F == q3_k) {
-    i32x16 const a = simd::load_strided(p + 96, stride), b = simd::load_strided(p + 100, stride),
-                 c = simd::load_strided(p + 104, stride);
-    s.scale_bytes[0] = both(a, 15) | both(shift_left<4>(c), 0x30);
-    s.scale_bytes[1] = both(b, 15) | both(shift_left<2>(c), 0x30);
-    s.scale_bytes[2] = both(shift_right<4>(a), 15) | both(c, 0x30);
-    s.scale_bytes[3] = both(shift_right<4>(b), 15) | both(shift_right<2>(c), 0x30);
-    s.d = high_half(simd::load_strided(p + 106, stride));
-  } else {
-    static_assert(F == q2_k);
-    auto const t = simd::load_turned(p, stride);
-    for (std::size_t i = 0; i < 4; ++i) s.scale_bytes[i] = t[i];
-    i32x16 const head = simd::load_strided(p + 80, stride);
-    s.d = low_half(head), s.minimum = high_half(head);
-  }
-  return s;
-}
-
-/// Group b of a block of 256.
-template <weight_format F>
-TENON_ALWAYS_INLINE void read_group(weight_group_rows& g, scales_of_256 const& s, std::byte const* p, index_t stride,
-                                    index_t b) {
-  using enum weight_format;
-  int const half = int(b / 4), quarter = int(b % 4);
-  if constexpr (F == q4_k || F == q5_k) {
-    g.scale = s.d * number_at(s.scale_bytes[half], 8 * quarter);
-    g.minimum[0] = simd::negate(s.minimum * number_at(s.minimum_bytes[half], 8 * quarter));
-    take_bits(g.bytes, p + (F == q4_k ? 16 : 48) + 32 * (b / 2), stride, int(4 * (b % 2)), 15);
-    if constexpr (F == q5_k) add_bits(g.bytes, p + 16, stride, int(b), 1, 4);
-  } else {
-    g.scale = s.d;
-    for (index_t h = 0; h < 2; ++h) {
-      i32x16 const bytes = s.scale_bytes[b / 2];
-      index_t const at = 16 * (b % 2) + 8 * h;
-      if constexpr (F == q2_k) {
-        g.part[h] = number_at(bytes, at, 15);
-        g.minimum[h] = simd::negate(s.minimum * number_at(bytes, at + 4, 15));
-      } else {
-        g.part[h] = number_at(bytes, at) - simd::broadcast(F == q6_k ? 128.0f : 32.0f);
-      }
-    }
-    if constexpr (F == q6_k) {
-      take_bits(g.bytes, p + 64 * half + 32 * (quarter % 2), stride, 4 * (quarter / 2), 15);
-      add_bits(g.bytes, p + 128 + 32 * half, stride, 2 * quarter, 3, 4);
-    } else if constexpr (F == q3_k) {
-      take_bits(g.bytes, p + 32 + 32 * half, stride, 2 * quarter, 3);
-      add_bits(g.bytes, p, stride, int(b), 1, 2);
+class block_of_256 {
+ public:
+  TENON_ALWAYS_INLINE block_of_256(std::byte const* p, index_t stride) {
+    turn<whole>(raw, p, stride);
+    if constexpr (F == weight_format::q4_k || F == weight_format::q5_k) {
+      i32x16 const a = raw[1], b = raw[2], c = raw[3];
+      d = low_half(raw[0]), minimum = simd::negate(high_half(raw[0]));
+      scale_bytes[0] = bits(a, 63), minimum_bytes[0] = bits(b, 63);
+      scale_bytes[1] = bits(c, 15) | bits<-2>(a, 0x30);
+      minimum_bytes[1] = bits<-4>(c, 15) | bits<-2>(b, 0x30);
+    } else if constexpr (F == weight_format::q6_k) {
+      for (int i = 0; i < 4; ++i) scale_bytes[i] = raw[48 + i] ^ simd::broadcast_bytes(0x80);
+      d = high_half(simd::load_strided(p + 206, stride));
+    } else if constexpr (F == weight_format::q3_k) {
+      i32x16 const a = simd::load_strided(p + 96, stride), b = simd::load_strided(p + 100, stride),
+                   c = simd::load_strided(p + 104, stride);
+      scale_bytes[0] = bits(a, 15) | bits<4>(c, 0x30);
+      scale_bytes[1] = bits(b, 15) | bits<2>(c, 0x30);
+      scale_bytes[2] = bits<-4>(a, 15) | bits(c, 0x30);
+      scale_bytes[3] = bits<-4>(b, 15) | bits<-2>(c, 0x30);
+      d = high_half(simd::load_strided(p + 106, stride));
     } else {
-      take_bits(g.bytes, p + 16 + 32 * half, stride, 2 * quarter, 3);
+      static_assert(F == weight_format::q2_k);
+      for (int i = 0; i < 4; ++i) scale_bytes[i] = raw[i];
+      i32x16 const head = simd::load_strided(p + 80, stride);
+      d = low_half(head), minimum = simd::negate(high_half(head));
     }
   }
-}
+
+  /// Group 4 half + Q of eight.
+  template <int Q>
+  TENON_ALWAYS_INLINE void read(weight_group_rows& g, index_t half) const {
+    if constexpr (F == weight_format::q4_k || F == weight_format::q5_k) {
+      g.scale = d * number_at<8 * Q>(scale_bytes[half]);
+      g.minimum[0] = minimum * number_at<8 * Q>(minimum_bytes[half]);
+    } else {
+      g.scale = d;
+      unrolled<2>([&](auto h) TENON_INLINE_LAMBDA {
+        constexpr int at = 16 * (Q % 2) + 8 * h;
+        i32x16 const bytes = scale_bytes[2 * half + Q / 2];
+        if constexpr (F == weight_format::q2_k) {
+          g.part[h] = number_at<at>(bytes, 15);
+          g.minimum[h] = minimum * number_at<at + 4>(bytes, 15);
+        } else {
+          g.part[h] = number_at<at>(bytes) - simd::broadcast(F == weight_format::q6_k ? 128.0f : 32.0f);
+        }
+      });
+    }
+    i32x16 const bit = simd::broadcast_bytes(1 << (4 * half + Q));  // of this group, where a byte is shared by all
+    i32x16 const* const at = raw + first_values + half * values_of_half;
+    unrolled<8>([&](auto i) TENON_INLINE_LAMBDA {
+      i32x16& to = g.bytes[i];
+      if constexpr (F == weight_format::q4_k) to = bits<-4 * (Q % 2)>(at[8 * (Q / 2) + i], 15);
+      else if constexpr (F == weight_format::q5_k)
+        to = simd::add_where(bits<-4 * (Q % 2)>(at[8 * (Q / 2) + i], 15), raw[4 + i], bit, 16);
+      else if constexpr (F == weight_format::q6_k)
+        to = bits<-4 * (Q / 2)>(at[8 * (Q % 2) + i], 15) | bits<4 - 2 * Q>(raw[32 + 8 * half + i], 0x30);
+      else if constexpr (F == weight_format::q3_k) to = simd::add_where(bits<-2 * Q>(at[i], 3), raw[i], bit, 4);
+      else to = bits<-2 * Q>(at[i], 3);
+    });
+  }
+
+ private:
+  static constexpr bool nibbles = F == weight_format::q4_k || F == weight_format::q5_k || F == weight_format::q6_k;
+  static constexpr int whole = int(layout_of(F).bytes / 16);
+  static constexpr index_t first_values = F == weight_format::q6_k   ? 0
+                                          : F == weight_format::q5_k ? 12
+                                          : F == weight_format::q3_k ? 8
+                                                                     : 4;
+  static constexpr index_t values_of_half = nibbles ? 16 : 8;
+
+  i32x16 raw[4 * whole];                    ///< four bytes of each row
+  simd::f32x16 d, minimum{};                ///< the latter with its sign
+  i32x16 scale_bytes[4], minimum_bytes[2];  ///< of 16 or 32 values in order
+};
 
 }  // namespace blocks
 
@@ -217,14 +226,14 @@ TENON_ALWAYS_INLINE void for_each_group(std::byte const* p, index_t stride, inde
       take(i, g);
     }
   } else {
-    constexpr index_t groups = layout.values / weight_group;
     for (index_t i = 0; i < n; p += layout.bytes) {
-      auto const scales = blocks::read_scales<F>(p, stride);
-      for (index_t b = 0; b < groups; ++b, ++i) {
-        weight_group_rows g;
-        blocks::read_group<F>(g, scales, p, stride, b);
-        take(i, g);
-      }
+      blocks::block_of_256<F> const block(p, stride);
+      for (index_t half = 0; half < 2; ++half, i += 4)
+        unrolled<4>([&](auto q) TENON_INLINE_LAMBDA {
+          weight_group_rows g;
+          block.template read<q>(g, half);
+          take(i + q, g);
+        });
     }
   }
 }
