@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""generate against PyTorch in float64, on a small random model of each architecture: from a folder as Hugging Face has
+it, and from the GGUF file that convert makes of it."""
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+
+try:
+    import torch
+    from reference_models import log_probabilities
+except ImportError as missing:
+    print(f"skipped: PyTorch not found ({missing})")
+    sys.exit(77)
+
+programs = os.path.join(sys.argv[1], "examples")
+if not all(os.path.exists(os.path.join(programs, p)) for p in ("generate", "convert")):
+    print("skipped: generate and convert were not built: CLI11 or nlohmann_json was not found")
+    sys.exit(77)
+folder = os.path.join(sys.argv[1], "architectures_test")
+shutil.rmtree(folder, ignore_errors=True)
+TOLERANCE = 3e-5  # of how far log-probabilities spread
+VOCABULARY = 96   # the characters that ASCII can print, and an end
+random.seed(7)
+torch.manual_seed(7)
+
+
+def run(program, *words):
+    result = subprocess.run([os.path.join(programs, program), *words], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, timeout=100)
+    assert result.returncode == 0, (words, result.stderr)
+    return result.stdout
+
+
+def decoder_weights(s):
+    """Spread so that attention looks somewhere and the halves of a layer weigh alike."""
+    gemma, width, head = s["model_type"] == "gemma3_text", s["hidden_size"], s["head_dim"]
+    matrix = lambda rows, cols: torch.randn(rows, cols) * 1.5 / cols ** 0.5
+    norm = lambda size: torch.randn(size) * 0.2 + (not gemma)
+    query, kv = s["num_attention_heads"] * head, s["num_key_value_heads"] * head
+    w = {"model.embed_tokens.weight": torch.randn(VOCABULARY, width) * (0.1 if gemma else 1),
+         "model.norm.weight": norm(width)}
+    if not s["tie_word_embeddings"]:
+        w["lm_head.weight"] = matrix(VOCABULARY, width)
+    for i in range(s["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        for n in ["input_layernorm", "post_attention_layernorm"] + ["pre_feedforward_layernorm",
+                                                                    "post_feedforward_layernorm"] * gemma:
+            w[f"{p}{n}.weight"] = norm(width)
+        for n, rows in (("q", query), ("k", kv), ("v", kv)):
+            w[f"{p}self_attn.{n}_proj.weight"] = matrix(rows, width)
+            if s["model_type"] == "qwen2":
+                w[f"{p}self_attn.{n}_proj.bias"] = torch.randn(rows)
+        if gemma or s["model_type"] == "qwen3":
+            w.update({f"{p}self_attn.{n}_norm.weight": norm(head) for n in "qk"})
+        w[p + "self_attn.o_proj.weight"] = matrix(width, query)
+        w.update({f"{p}mlp.{n}_proj.weight": matrix(s["intermediate_size"], width) for n in ("gate", "up")})
+        w[p + "mlp.down_proj.weight"] = matrix(width, s["intermediate_size"])
+    return w
+
+
+def gpt2_weights(s):
+    width = s["n_embd"]
+    w = {"wte.weight": torch.randn(VOCABULARY, width), "wpe.weight": torch.randn(s["n_positions"], width)}
+    names = [("ln_f", None)]
+    for i in range(s["n_layer"]):
+        names += [(f"h.{i}.{n}", shape) for n, shape in (
+            ("ln_1", None), ("ln_2", None), ("attn.c_attn", (width, 3 * width)), ("attn.c_proj", (width, width)),
+            ("mlp.c_fc", (width, 4 * width)), ("mlp.c_proj", (4 * width, width)))]
+    for name, shape in names:
+        w[name + ".bias"] = torch.randn(shape[1] if shape else width) * 0.2
+        w[name + ".weight"] = torch.randn(shape) * 1.5 / shape[0] ** 0.5 if shape else 1 + 0.2 * torch.randn(width)
+    return w
+
+
+def write_folder(path, shape, weights):
+    os.makedirs(path)
+    header, data = {}, b""
+    for name, t in weights.items():
+        content = t.numpy().astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    with open(os.path.join(path, "model.safetensors"), "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data)
+    vocabulary = {"Ġ" if i == 0 else chr(32 + i): i for i in range(VOCABULARY - 1)}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    end = {"id": VOCABULARY - 1, "content": "<end>", "special": True, "normalized": False, "lstrip": False,
+           "rstrip": False, "single_word": False}
+    for name, content in (("config.json", shape), ("tokenizer.json", {
+            "version": "1.0", "added_tokens": [end], "normalizer": None, "pre_tokenizer": byte_level,
+            "post_processor": None, "decoder": byte_level,
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": []}})):
+        with open(os.path.join(path, name), "w", encoding="utf-8") as file:
+            json.dump(content, file)
+
+
+def difference(model, shape, weights):
+    """The largest one between the log-probabilities of generate and those of PyTorch, given the same tokens."""
+    prompt = "".join(chr(random.randrange(32, 127)) for _ in range(600))  # the engine reads it in two parts
+    result = json.loads(run("generate", "--model", model, "--prompt", prompt, "--max-tokens", "40", "--temperature", "0",
+                            "--logprobs", str(VOCABULARY), "--json"))
+    assert result["prompt_tokens"] == len(prompt), result
+    tokens = [ord(c) - 32 for c in prompt] + result["token_ids"]
+    expected = log_probabilities(shape, {n: t.double() for n, t in weights.items()}, tokens)[len(prompt) - 1:-1]
+    ours = torch.full_like(expected, float("nan"))
+    for row, entry in zip(ours, result["logprobs"]):
+        for other in entry["top"]:
+            row[other["id"]] = other["logprob"]
+    return float((ours - expected).abs().max()), float(expected.std())
+
+
+common = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
+          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024, "rms_norm_eps": 1e-6,
+          "rope_theta": 1e4, "vocab_size": VOCABULARY, "tie_word_embeddings": False}
+models = {
+    "llama": {**common, "model_type": "llama", "rms_norm_eps": 1e-5},
+    "mistral": {**common, "model_type": "mistral", "sliding_window": 70},
+    "qwen2": {**common, "model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
+    "qwen3": {**common, "model_type": "qwen3", "head_dim": 32},
+    "gemma3": {**common, "model_type": "gemma3_text", "tie_word_embeddings": True, "num_hidden_layers": 7,
+               "head_dim": 32, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 70,
+               "sliding_window_pattern": 6},
+    "gpt2": {"model_type": "gpt2", "n_embd": 96, "n_layer": 3, "n_head": 6, "n_positions": 1024, "n_inner": None,
+             "vocab_size": VOCABULARY, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+}
+for name, shape in models.items():
+    weights = gpt2_weights(shape) if name == "gpt2" else decoder_weights(shape)
+    place = os.path.join(folder, name)
+    write_folder(place, shape, weights)
+    run("convert", place, place + ".gguf", "--type", "f32", "--quiet")
+    for model in (place, place + ".gguf"):
+        error, spread = difference(model, shape, weights)
+        print(f"{os.path.basename(model):14} largest difference {error:.1e}, log-probabilities spread by {spread:.2f}",
+              flush=True)
+        assert error < TOLERANCE * spread
