@@ -2,3 +2,6 @@
 #pragma once
 /// @file Everything needed to run a model.
 #include <tenon/infer/scheduler.hpp>
+#include <tenon/infer/seen_tokens.hpp>
+#include <tenon/infer/speculation.hpp>
+#include <tenon/infer/stop.hpp>
