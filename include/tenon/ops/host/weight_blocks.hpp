@@ -254,6 +254,7 @@ struct block_codec<weight_format::mxfp4> {
 /// function(constant) with the format as a constant, for those that hold blocks; false for plain numbers.
 template <class Function>
 bool with_block_format(weight_format format, Function&& function) {
+  static_assert(weight_format::q8_0 == weight_format(3), "tenon: the first three formats are plain numbers.");
   return [&]<std::size_t... f>(std::index_sequence<f...>) {
     return ((std::size_t(format) == f + 3 &&
              (function(std::integral_constant<weight_format, weight_format(f + 3)>{}), true)) ||
