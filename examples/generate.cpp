@@ -81,6 +81,7 @@ void generate(arguments const& a) {
     std::printf("%s\n", nlohmann::json{{"text", continued},
                                        {"token_ids", tokens},
                                        {"prompt_tokens", prompt.size()},
+                                       {"prompt_token_ids", prompt},
                                        {"logprobs", log_probabilities},
                                        {"finish_reason", stopped ? "stop" : "length"},
                                        {"load_seconds", load},
