@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <tenon/text/byte_vocabulary.hpp>
+
 #include "metadata.hpp"
 
 namespace convert {
@@ -26,23 +28,12 @@ struct vocabulary {
   }
 };
 
-/// The characters that byte-level BPE writes for the 256 bytes, in UTF-8: those of Latin-1 that can be seen stand for
-/// themselves, the others for U+0100 and on.
-inline std::string byte_token(int value) {
-  auto const is_seen = [](int b) { return (b > 32 && b < 127) || (b > 160 && b != 173); };
-  int code = value;
-  if (!is_seen(value)) {
-    code = 256;
-    for (int b = 0; b < value; ++b) code += !is_seen(b);
-  }
-  if (code < 128) return {char(code)};
-  return {char(0xc0 | code >> 6), char(0x80 | (code & 63))};
-}
-
 /// The bytes themselves, which train_gpt learns: a byte-level BPE without merges. Byte 0 stands between documents.
 inline void set_byte_tokens(io::gguf_metadata& metadata, std::size_t count) {
+  auto const bytes = tenon::text::byte_vocabulary();
   vocabulary v;
-  for (int b = 0; b < 256; ++b) v.put(std::size_t(b), byte_token(b), b == 0 ? control : normal);
+  for (std::size_t b = 0; b < bytes.tokens.size(); ++b)
+    v.put(b, std::string(bytes.tokens[b]), token_type(bytes.types[b]));
   if (count > 256) v.put(count - 1, "[PAD" + std::to_string(count - 1) + "]", unused);
   metadata.set("tokenizer.ggml.model", "gpt2");
   metadata.set("tokenizer.ggml.pre", "gpt-2");

@@ -12,3 +12,6 @@
 #include <tenon/infer/prefix_cache.hpp>
 #include <tenon/infer/runner.hpp>
 #include <tenon/infer/scheduler.hpp>
+#include <tenon/infer/seen_tokens.hpp>
+#include <tenon/infer/speculation.hpp>
+#include <tenon/infer/stop.hpp>

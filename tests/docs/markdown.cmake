@@ -44,7 +44,8 @@ function(run)
   set(output "${out}" PARENT_SCOPE)
 endfunction()
 
-# Runs every line of a page's ```sh blocks but those that match `except`. Sets `count` and `hashes`, the digests printed.
+# Runs every line of a page's ```sh blocks but those that match `except`. Sets `count` and `hashes`: what must not differ
+# between them, digests and tokens.
 function(run_commands page except)
   markdown_blocks(${TENON_SOURCE_DIR}/docs/${page}.md sh commands)
   set(hashes)
@@ -58,8 +59,8 @@ function(run_commands page except)
       separate_arguments(words UNIX_COMMAND "${line}")
       run(${words})
       math(EXPR count "${count} + 1")
-      if(output MATCHES "\"parameters_sha256\":\"([0-9a-f]+)\"")
-        list(APPEND hashes ${CMAKE_MATCH_1})
+      if(output MATCHES "\"(parameters_sha256\":\"|token_ids\":.)([0-9a-f,]+)")
+        list(APPEND hashes ${CMAKE_MATCH_2})
       endif()
     endforeach()
   endforeach()

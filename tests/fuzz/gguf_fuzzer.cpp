@@ -2,7 +2,7 @@
 // The same check for libFuzzer, for longer searches by hand:
 //   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Iinclude -Itests tests/fuzz/gguf_fuzzer.cpp
 //   ./a.out -max_len=4096 NEW_FINDINGS tests/fuzz/corpus/gguf
-// and to keep the smallest set of inputs that reach the same code: ./a.out -merge=1 tests/fuzz/corpus/gguf NEW_FINDINGS
+// and to keep few inputs that reach all of the code: ./a.out -set_cover_merge=1 -use_counters=0 KEPT NEW_FINDINGS
 #include <cstdio>
 #include <cstdlib>
 

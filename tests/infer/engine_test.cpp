@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <tenon/comm/threads.hpp>
 #include <tenon/infer/engine.hpp>
 #include <tenon/io/sha256.hpp>
 #include <tenon/models/gemma.hpp>
@@ -149,6 +150,19 @@ TEST_CASE_TEMPLATE("a request gets the same bits alone and in any company", Mode
                              .threads = 1};
   check(engine<Model>{folder, tight});
   check(engine<Model, preemption::swap>{folder, tight});
+}
+
+TEST_CASE("tensor ranks give the bits of one") {
+  auto const& folder = checkpoint_of<llama>().folder;
+  auto const all = requests();
+  engine<llama> one{folder, {.longest = 128, .threads = 1}};
+  auto const alone = serve(one, all);
+  std::vector<std::vector<outcome>> by_rank(2);
+  comm::threads::run(2, [&](comm::threads& world) {
+    engine<llama, tensor<2>, comm::threads> e{world, folder, {.longest = 128, .token_budget = 20, .max_sequences = 4}};
+    by_rank[std::size_t(world.rank())] = serve(e, all);
+  });
+  for (auto const& r : by_rank) CHECK(r == alone);
 }
 
 TEST_CASE("samples of one prompt differ, and each is what it is alone") {

@@ -218,6 +218,8 @@ TEST_CASE("gguf: a model in parts") {
   part(2, 2, "b", 3, 2);
   part(1, 2, "a", 3, 1);
   CHECK(open("m-00001-of-00002.gguf").find("should have 3 tensors, but have 2") != std::string::npos);
+  part(2, 2, "a", 3, 1);
+  CHECK(open("m-00001-of-00002.gguf").find("is part 2 of 2 of a model") != std::string::npos);
   folder.write("renamed.gguf", folder.read("m-00001-of-00002.gguf"));
   CHECK(open("renamed.gguf").find("keep the parts together") != std::string::npos);
   CHECK(open("none.gguf").find("there is no such file") != std::string::npos);

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include <tenon/comm/mesh.hpp>
+#include <tenon/comm/self.hpp>
 #include <tenon/infer/host_ops.hpp>
 #include <tenon/infer/model_file.hpp>
 #include <tenon/infer/runner.hpp>
@@ -40,19 +42,20 @@ struct bound_model {
 
 namespace detail {
 
-template <class Model, Arithmetic Order, class Kv>
+template <class Model, Arithmetic Order, class Kv, comm::Communicator Ranks>
 bound_model bind_as(exec::host_context& exec, model_file const& file, nn::weight_source& weights,
-                    typename Model::config_type const& c, engine_options& settings) {
+                    typename Model::config_type const& c, engine_options& settings, comm::mesh<Ranks>* mesh) {
   if (char const* const problem = Model::problem(c))
     throw file_error(file.path().string(), std::string("has a shape that cannot be: ") + problem);
   auto net = Model::template network<Order>(c);
   file.adapt(net);
+  if (mesh && mesh->tensor.size() > 1) net.shard(mesh->tensor.rank(), mesh->tensor.size());
   if (settings.longest == 0) settings.longest = std::min<index_t>(c.context, 8192);
   if (settings.longest > c.context)
     throw argument_error("tenon::engine: longest is " + std::to_string(settings.longest) + ", and the model reads " +
                          std::to_string(c.context) + " tokens. Fix: at most those.");
   if (settings.cache_tokens == 0) settings.cache_tokens = 4 * settings.longest;
-  using runner_type = network_runner<decltype(net), Order, typename Kv::element_type>;
+  using runner_type = network_runner<decltype(net), Order, typename Kv::element_type, Ranks>;
   using storage = typename runner_type::storage;
   index_t const page = Kv::page_tokens(settings.longest);
   auto const layers = runner_type::layers_of(net);
@@ -69,25 +72,26 @@ bound_model bind_as(exec::host_context& exec, model_file const& file, nn::weight
                       .swap_pages = ceil_div(settings.swap_tokens, page),
                       .keeps_prefixes = settings.keeps_prefixes};
   for (int g = 0; g < cache.groups(); ++g) o.groups.push_back({pages[std::size_t(g)], cache.window(g)});
-  return {std::make_unique<runner_type>(exec, std::move(net), weights, std::move(cache)), std::move(o)};
+  return {std::make_unique<runner_type>(exec, std::move(net), weights, std::move(cache), mesh), std::move(o)};
 }
 
 }  // namespace detail
 
+/// On a mesh every rank calls it and gets its part.
 /// The model of a file, of the kind `Model` or of any. What `settings` leave open is filled in.
 /// A program with several translation units may declare it `extern template` and compile each kind once.
 /// @error file_error when the file is of another kind or does not hold the whole model; argument_error when the settings
 /// do not fit it
-template <class Model, Arithmetic Order, class Kv>
+template <class Model, Arithmetic Order, class Kv, comm::Communicator Ranks = comm::self>
 bound_model bind_model(exec::host_context& exec, model_file const& file, nn::weight_source& weights,
-                       engine_options& settings) {
+                       engine_options& settings, comm::mesh<Ranks>* mesh = nullptr) {
   return with_model(file, [&]<class Kind>(Kind, auto const& c) -> bound_model {
     if constexpr (std::same_as<Model, models::any>) {
-      return detail::bind_as<Kind, Order, Kv>(exec, file, weights, c, settings);
+      return detail::bind_as<Kind, Order, Kv>(exec, file, weights, c, settings, mesh);
     } else {
       if constexpr (std::same_as<typename Model::config_type, typename Kind::config_type>)
         if (!Model::is_static || Model::config == c)
-          return detail::bind_as<Model, Order, Kv>(exec, file, weights, c, settings);
+          return detail::bind_as<Model, Order, Kv>(exec, file, weights, c, settings, mesh);
       throw file_error(file.path().string(), std::string("is a ") + Kind::name + ", not a " + Model::name +
                                                  " of the shape that was compiled in. Fix: engine<models::any>, or a "
                                                  "file of that kind and shape.");

@@ -55,15 +55,15 @@ using token_sink = std::function<bool(new_token const&)>;
 }  // namespace infer
 
 /// An inference engine: a model, bound to its file, that works on many requests at once. A request's tokens are a
-/// function of the file and the request alone: neither its neighbours nor chunks, cached prefixes, preemption or threads
-/// change a bit (contract B).
+/// function of the file and the request alone: neither its neighbours nor chunks, cached prefixes, preemption, threads
+/// nor tensor ranks change a bit (contract B).
 ///
 ///     tenon::engine<tenon::models::any> e{"model.gguf"};
 ///     e.submit({.prompt = e.tokenizer().encode("The tenon fits the")}, [&](auto const& t) { ...; return true; });
 ///     while (e.step()) {}
 ///
 /// @tparam Model models::any, or e.g. models::gemma3<>, whose file the engine then demands
-/// @tparam Ps kv::paged<B, Element>, batching::..., preemption::..., arithmetic::...
+/// @tparam Ps kv::paged<B, Element>, batching::..., preemption::..., arithmetic::..., tensor<N> and a communicator
 /// @test tests/infer/engine_test.cpp
 template <class Model = models::any, class... Ps>
 class engine {
@@ -74,14 +74,21 @@ class engine {
       infer::scheduler<typename detail::select_policy<batching_axis, batching::first_come<>, Ps...>::type,
                        typename detail::select_policy<preemption_axis, preemption::recompute, Ps...>::type>;
 
+  using world_type = typename detail::select_policy<communicator_axis, comm::self, Ps...>::type;
+  using tensor_policy = typename detail::select_policy<tensor_axis, tensor<1>, Ps...>::type;
+
   /// @error file_error when the file is not a model of this kind; argument_error when options do not fit it
-  explicit engine(std::filesystem::path const& model, engine_options const& options = {})
-      : file(model), settings(options),
-        exec(options.threads > 0 ? options.threads : int(std::max(1u, std::thread::hardware_concurrency()))),
-        weights(exec, file) {
-    auto bound = infer::bind_model<Model, arithmetic, kv_policy>(exec, file, weights, settings);
-    network = std::move(bound.network);
-    schedule.emplace(std::move(bound.scheduling));
+  explicit engine(std::filesystem::path const& model,
+                  engine_options const& options = {}) requires std::same_as<world_type, comm::self>
+      : engine(nullptr, model, options) {}
+  /// One of the ranks of `world`, which lives longer, and which share every matrix. All make the same calls, and all get
+  /// all tokens.
+  engine(world_type& world, std::filesystem::path const& model, engine_options const& options = {})
+      : engine(std::make_unique<comm::mesh<world_type>>(world, comm::mesh_shape{.tensor = world.size()}), model,
+               options) {
+    if (tensor_policy::degree != dynamic && tensor_policy::degree != world.size())
+      throw argument_error("tenon::engine: tensor<" + std::to_string(tensor_policy::degree) + "> has " +
+                           std::to_string(world.size()) + " ranks. Fix: start as many ranks as the degree says.");
   }
   engine(engine const&) = delete;
 
@@ -157,6 +164,17 @@ class engine {
   }
 
  private:
+  engine(std::unique_ptr<comm::mesh<world_type>> mesh, std::filesystem::path const& model,
+         engine_options const& options)
+      : ranks(std::move(mesh)), file(model), settings(options),
+        exec(options.threads > 0
+                 ? options.threads
+                 : std::max(1, int(std::thread::hardware_concurrency()) / (ranks ? ranks->world.ranks_here() : 1))),
+        weights(exec, file) {
+    auto bound = infer::bind_model<Model, arithmetic, kv_policy>(exec, file, weights, settings, ranks.get());
+    network = std::move(bound.network);
+    schedule.emplace(std::move(bound.scheduling));
+  }
   struct request_state {
     infer::generation asked;
     infer::token_sink sink;
@@ -221,6 +239,7 @@ class engine {
     return seen;
   }
 
+  std::unique_ptr<comm::mesh<world_type>> ranks;
   infer::model_file file;
   engine_options settings;
   exec::host_context exec;

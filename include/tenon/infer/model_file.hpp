@@ -29,6 +29,7 @@
 #include <tenon/ops/host/linear.hpp>
 #include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/linear.hpp>
+#include <tenon/text/byte_vocabulary.hpp>
 #include <tenon/text/gguf_vocabulary.hpp>
 #include <tenon/text/tokenizer.hpp>
 #include <tenon/text/tokenizer_json.hpp>
@@ -105,6 +106,29 @@ class model_file {
       }
     return {};
   }
+  /// What one token needs of the weights. To generate it, all are read but a token table that is not the output matrix
+  /// too; of a prompt, each token is multiplied with the layers.
+  struct weight_sums {
+    double bytes_generating = 0, values_of_layers = 0;
+  };
+  weight_sums weights_per_token() const {
+    weight_sums sums;
+    auto const add = [&](auto const& source) {
+      auto const is_output = [](std::string_view n) { return n == "output.weight" || n == "lm_head.weight"; };
+      auto const names = source.names();
+      bool const tied = std::none_of(names.begin(), names.end(), is_output);
+      for (auto const name : names) {
+        auto const w = *source.find(name);
+        bool const is_table =
+            name == "token_embd.weight" || name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
+        if (tied || !is_table) sums.bytes_generating += double(w.rows * w.row_bytes());
+        if (!is_table && !is_output(name)) sums.values_of_layers += double(w.rows * w.cols);
+      }
+    };
+    if (gguf()) add(*gguf());
+    else add(std::get<io::hf_folder>(files));
+    return sums;
+  }
   /// Makes a network of this shape read the file's weights as they are, GGUF having the rotary pairs of a Llama side by
   /// side, and turn them as slowly as the file says.
   /// @error file_error when rotary positions are scaled in a way that is not supported
@@ -127,6 +151,8 @@ class model_file {
     if (gguf()) {
       for (char const* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
         add(gguf()->find_value<text::token_id>(key).value_or(text::no_token));
+    } else if (is_checkpoint) {
+      add(words.parts().end);
     } else if (auto const eos = shape.find("eos_token_id"); eos != shape.end()) {
       for (auto const& id : eos->is_array() ? *eos : nlohmann::json::array({*eos}))
         if (id.is_number_integer()) add(id.get<text::token_id>());
@@ -135,10 +161,14 @@ class model_file {
       if (auto const id = words.find(name); id != text::no_token && words.is_special(id)) add(id);
     return ends;
   }
+  /// A checkpoint without a tokenizer whose vocabulary is 256 reads bytes, as train_gpt trains it.
   /// @error file_error when there is no tokenizer, or it is of a kind that is not supported
   text::tokenizer tokenizer() const {
     if (gguf()) return text::tokenizer(text::read_vocabulary(*gguf()));
-    return text::tokenizer(text::read_tokenizer_json(place / "tokenizer.json"));
+    auto const words = place / "tokenizer.json";
+    if (is_checkpoint && !std::filesystem::exists(words) && shape.value("vocabulary", index_t(0)) == 256)
+      return text::tokenizer(text::byte_vocabulary());
+    return text::tokenizer(text::read_tokenizer_json(words));
   }
 
  private:

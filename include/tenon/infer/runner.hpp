@@ -44,12 +44,14 @@ class runner {
 
 /// A network bound to stored weights, with the memory of its cache.
 /// @tparam Network nn::transformer of any kind   @test tests/infer/engine_test.cpp
-template <class Network, Arithmetic Order, kv::CacheElement Element>
+template <class Network, Arithmetic Order, kv::CacheElement Element, comm::Communicator Ranks = comm::self>
 class network_runner final : public runner {
  public:
   using storage = kv_storage<Element>;
-  network_runner(exec::host_context& context, Network network, nn::weight_source& weights, storage cache)
-      : exec(context), net(std::move(network)), kv(std::move(cache)), swapped(std::size_t(kv.groups())) {
+  /// @param ranks whose tensor ranks share the matrices; the network is the part of this one   null: it is whole
+  network_runner(exec::host_context& context, Network network, nn::weight_source& weights, storage cache,
+                 comm::mesh<Ranks>* ranks = nullptr)
+      : exec(context), mesh(ranks), net(std::move(network)), kv(std::move(cache)), swapped(std::size_t(kv.groups())) {
     nn::binder<nn::stored const> read(weights);
     parameters = net.bind(read);
   }
@@ -67,14 +69,15 @@ class network_runner final : public runner {
     index_t layer = 0;
     groups.assign(batch.sequences.begin(), batch.sequences.end());
     auto const mark = memory.mark();
-    pass<Order, Element> p{{.exec = exec,
-                            .saved = memory,
-                            .positions = batch.positions,
-                            .sequence_begins = batch.begins,
-                            .sequence_length = 1,
-                            .hooks = {&layer}},
-                           &kv,
-                           groups};
+    pass<Order, Element, Ranks> p{{.exec = exec,
+                                   .saved = memory,
+                                   .positions = batch.positions,
+                                   .sequence_begins = batch.begins,
+                                   .sequence_length = 1,
+                                   .hooks = {&layer},
+                                   .mesh = mesh},
+                                  &kv,
+                                  groups};
     auto const hidden =
         net.forward(p, parameters, std::span<std::int32_t const>(batch.tokens), matrix_view<float const>{}, saved);
     arena_scope scope(exec.scratch());
@@ -100,6 +103,7 @@ class network_runner final : public runner {
 
  private:
   exec::host_context& exec;
+  comm::mesh<Ranks>* mesh;
   Network net;
   storage kv;
   typename Network::template parameters<nn::stored const> parameters;

@@ -96,6 +96,7 @@ struct linear {
                epilogue<T> const& after = {}) const {
     arena_scope scope(pass.exec.scratch());
     if (pass.tensor_ranks() > 1 && cut == matrix_cut::inputs) {
+      if constexpr (std::same_as<W, stored>) p.weight.check_leaf(in_leaf);
       auto const partial = pass.exec.scratch().template allocate_matrix<float>(x.extent(0), out());
       partial_sum(partial, in, [&] { product(pass.exec, x, p.weight, partial, in_leaf); });
       return sum_over_tensor_ranks(pass, as_const(partial), y, pass.as_float(p.bias, out()), after.residual);

@@ -18,18 +18,27 @@ namespace tenon::nn {
 /// A matrix, piece by piece: q, k and v of a fused projection may be in formats of their own.
 struct stored_matrix {
   std::vector<weight_view> pieces;  ///< one below the other
+  weight_view table{};              ///< of tokens: all rows, whichever this rank has as pieces
 
+  /// @error argument_error when leaves that ranks share cut the groups of weights in blocks
+  void check_leaf(index_t leaf) const {
+    for (auto const& p : pieces)
+      if (is_blocks(p.format) && leaf % ops::quantized_block::size)
+        throw argument_error("tenon::nn: the input features are summed in leaves of " + std::to_string(leaf) +
+                             ", which cut the groups of 32 of weights in " + layout_of(p.format).name +
+                             ". Fix: one tensor rank, or weights in F32, F16 or BF16.");
+  }
   /// out[i] = scale row tokens[i] (+ row places[i] of `positions`, unless it is empty). @shape out [t, cols]
   template <class Context>
   void look_up(Context& exec, std::span<std::int32_t const> tokens, stored_matrix const& positions,
                std::span<index_t const> places, matrix_view<float> out, float scale) const {
-    ops::table_rows(exec, ops::table_rows_args{tokens, pieces.front(), out, scale});
-    if (positions.pieces.empty()) return;
+    ops::table_rows(exec, ops::table_rows_args{tokens, table, out, scale});
+    if (positions.table.empty()) return;
     arena_scope scope(exec.scratch());
     std::span const rows(exec.scratch().template allocate<std::int32_t>(out.extent(0)), tokens.size());
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = std::int32_t(places[i]);
     auto const added = exec.scratch().template allocate_matrix<float>(out.extent(0), out.extent(1));
-    ops::table_rows(exec, ops::table_rows_args{rows, positions.pieces.front(), added});
+    ops::table_rows(exec, ops::table_rows_args{rows, positions.table, added});
     ops::add(exec, ops::add_args<float, float>{out.data(), added.data(), out.size()});
   }
 };
@@ -81,7 +90,7 @@ class weight_source {
   virtual float const* keep(std::vector<float> values) = 0;
 };
 
-/// Binds a model to the weights of a source. Of a token table every rank has all rows.
+/// Binds a model, or what a rank of tensor parallelism has of it, to the weights of a source.
 template <>
 class binder<stored const> {
  public:
@@ -91,11 +100,12 @@ class binder<stored const> {
   float const* position() { return nullptr; }
 
   stored_matrix matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer,
-                       parameter_kind = parameter_kind::matrix, column_range columns = {}) {
+                       parameter_kind kind = parameter_kind::matrix, column_range columns = {}) {
     stored_matrix m;
     for (auto const& piece : pieces) {
       auto view = source->matrix(prefix + piece.name + suffix, piece.whole_rows ? piece.whole_rows : piece.rows,
                                  columns.whole ? columns.whole : cols);
+      if (kind == parameter_kind::embedding) m.table = view;
       if (columns.whole > cols) view = source->columns(view, columns.first, cols);
       if (piece.held.empty()) m.pieces.push_back(view);
       for (auto const& part : piece.held) m.pieces.push_back(rows_of(view, part));

@@ -23,20 +23,15 @@ inline vocabulary read_vocabulary(io::gguf_file const& file) {
   auto const id = [&](char const* name, token_id otherwise = no_token) {
     return file.find_value<token_id>(key(name)).value_or(otherwise);
   };
-  auto const list = [&](char const* name, auto& out) {
-    if (auto const strings = file.find_value<io::gguf_strings>(key(name))) {
-      out.reserve(strings->size());
-      for (std::string_view const s : *strings) out.push_back(s);
-    }
+  auto const list = [&](char const* name) {
+    auto const strings = file.find_value<io::gguf_strings>(key(name));
+    constexpr std::uint32_t length_bytes = 8;
+    return strings ? string_list(*strings, length_bytes) : string_list();
   };
   vocabulary v;
-  list("tokens", v.tokens);
-  if (auto const scores = file.find_value<io::packed_values<float>>(key("scores"))) v.scores = scores->to_vector();
-  if (auto const types = file.find_value<io::packed_values<std::int32_t>>(key("token_type"))) {
-    v.types.reserve(types->size());
-    for (std::size_t i = 0; i < types->size(); ++i)
-      v.types.push_back((*types)[i] >= 1 && (*types)[i] <= 6 ? token_type((*types)[i]) : token_type::normal);
-  }
+  v.tokens = list("tokens");
+  if (auto const scores = file.find_value<io::packed_values<float>>(key("scores"))) v.scores = *scores;
+  if (auto const types = file.find_value<io::packed_values<std::int32_t>>(key("token_type"))) v.types = *types;
   v.beginning = id("bos_token_id");
   v.end = id("eos_token_id");
   v.unknown = id("unknown_token_id");
@@ -44,7 +39,7 @@ inline vocabulary read_vocabulary(io::gguf_file const& file) {
   std::string_view const model = file.get<std::string_view>(key("model"));
   bool begins = false, ends = false;
   if (model == "gpt2") {
-    list("merges", v.merges);
+    v.merges = list("merges");
     std::string_view const pre = file.find_value<std::string_view>(key("pre")).value_or("default");
     detail::named_cuts const* const cuts = detail::find_named_cuts(pre);
     if (!cuts)

@@ -41,10 +41,13 @@ class tokenizer {
   /// @error argument_error when the vocabulary's parts do not fit each other
   explicit tokenizer(vocabulary v) : rules(std::move(v)) {
     check();
-    index = detail::hash_index(size(), [this](std::size_t i) { return detail::hash_bytes(rules.tokens[i]); });
+    index = detail::hash_index(size(), [this](std::size_t i) {
+      std::string_view const t = rules.tokens[i];
+      if (rules.escapes_spaces) find_joins(t);
+      return detail::hash_bytes(t);
+    });
     if (rules.how == algorithm::merges) build_merge_index();
     if (rules.byte_fallback) find_byte_tokens();
-    if (rules.escapes_spaces) find_joins();
     if (rules.how == algorithm::unigram) measure_tokens();
     find_added_tokens();
   }
@@ -53,7 +56,7 @@ class tokenizer {
   std::size_t size() const { return rules.tokens.size(); }
   /// A token as the vocabulary spells it.
   std::string_view token(token_id id) const { return rules.tokens[checked(id)]; }
-  token_type type(token_id id) const { return rules.types[checked(id)]; }
+  token_type type(token_id id) const { return type_at(checked(id)); }
   bool is_special(token_id id) const { return type(id) == token_type::control || type(id) == token_type::unknown; }
   /// The token of this spelling, of any type; no_token when there is none.
   token_id find(std::string_view spelling) const {
@@ -141,8 +144,7 @@ class tokenizer {
   void check() {
     std::size_t const n = rules.tokens.size();
     if (n == 0 || n > most_tokens) fail("has " + std::to_string(n) + " tokens");
-    if (rules.types.empty()) rules.types.assign(n, token_type::normal);
-    if (rules.types.size() != n)
+    if (rules.types.size() != 0 && rules.types.size() != n)
       fail("has " + std::to_string(n) + " tokens but " + std::to_string(rules.types.size()) + " types");
     bool const scored = rules.how == algorithm::scores || rules.how == algorithm::unigram;
     if (scored && rules.scores.size() != n)
@@ -154,13 +156,12 @@ class tokenizer {
       if (id != no_token) named.push_back(id);
     for (token_id const id : named)
       if (id < 0 || std::size_t(id) >= n) fail("names token " + std::to_string(id) + " of " + std::to_string(n));
-    for (std::string_view const m : rules.merges)
-      if (m.find(' ', 1) == std::string_view::npos) fail("has a merge that is no pair");
   }
   void build_merge_index() {
     merge_index = detail::hash_index(rules.merges.size(), [this](std::size_t i) {
       std::string_view const m = rules.merges[i];
       std::size_t const blank = m.find(' ', 1);
+      if (blank == std::string_view::npos) fail("has a merge that is no pair");
       return pair_hash(m.substr(0, blank), m.substr(blank + 1));
     });
   }
@@ -183,32 +184,34 @@ class tokenizer {
   void find_added_tokens() {
     std::sort(rules.added.begin(), rules.added.end(), [](auto const& a, auto const& b) { return a.id < b.id; });
     for (std::size_t i = 0; i < rules.tokens.size(); ++i) {
-      if (!is_added(rules.types[i])) continue;
+      if (!is_added(type_at(i))) continue;
       added_token const* const wish = wish_of(token_id(i));
       (wish && wish->normalized ? in_normalized : in_text).add(rules.tokens[i]);
     }
   }
   /// Which bytes some token has before a blank that is not at its beginning: merges may cross only there.
-  void find_joins() {
-    for (std::string_view const t : rules.tokens)
-      for (std::size_t i = 1; (i = t.find(space_mark, i)) != std::string_view::npos; i += space_mark.size())
-        if (!t.substr(0, i).ends_with(space_mark)) joins[detail::byte_at(t, i - 1)] = true;
+  void find_joins(std::string_view t) {
+    for (std::size_t i = 1; (i = t.find(space_mark, i)) != std::string_view::npos; i += space_mark.size())
+      if (!t.substr(0, i).ends_with(space_mark)) joins[detail::byte_at(t, i - 1)] = true;
   }
   void measure_tokens() {
     float least = 0;
     for (std::size_t i = 0; i < rules.tokens.size(); ++i) {
       longest = std::max(longest, rules.tokens[i].size());
-      if (is_usual(rules.types[i])) least = std::min(least, rules.scores[i]);
+      if (is_usual(type_at(i))) least = std::min(least, rules.scores[i]);
     }
     unknown_score = double(least) - 10;  // as SentencePiece has it
   }
 
+  token_type type_at(std::size_t i) const {
+    return rules.types.size() ? token_type(rules.types[i]) : token_type::normal;
+  }
   static bool is_added(token_type t) { return t == token_type::control || t == token_type::user_defined; }
   /// Tokens that pieces of text may become.
   static bool is_usual(token_type t) { return t == token_type::normal || t == token_type::user_defined; }
   token_id find_usual(std::string_view s) const {
     token_id const id = find(s);
-    return id != no_token && is_usual(rules.types[std::size_t(id)]) ? id : no_token;
+    return id != no_token && is_usual(type_at(std::size_t(id))) ? id : no_token;
   }
   added_token const* wish_of(token_id id) const {
     auto const found = std::lower_bound(rules.added.begin(), rules.added.end(), id,
@@ -223,7 +226,7 @@ class tokenizer {
     auto const id_of = [&](std::string_view s) {
       token_id const id = find(s);
       if (id == no_token) return no_token;
-      token_type const t = rules.types[std::size_t(id)];
+      token_type const t = type_at(std::size_t(id));
       if (t != token_type::user_defined && !(t == token_type::control && w.parse_special)) return no_token;
       added_token const* const wish = wish_of(id);
       return (wish && wish->normalized) == normalized ? id : no_token;
@@ -249,7 +252,7 @@ class tokenizer {
       using prefix = vocabulary::prefix;
       prefix const p = rules.space_prefix;
       bool const wanted = p == prefix::always || (p != prefix::none && last == no_token) ||
-                          (p == prefix::sections && rules.types[std::size_t(last)] == token_type::control);
+                          (p == prefix::sections && type_at(std::size_t(last)) == token_type::control);
       if (wanted &&
           !(rules.prefix_unless_space && (s.starts_with(' ') || (rules.escapes_spaces && s.starts_with(space_mark)))))
         s = w.owned.emplace_back(" ").append(s);
@@ -346,7 +349,7 @@ class tokenizer {
                                   value = rules.scores[std::size_t(id)];
                                   return true;
                                 });
-    else if (rules.merges.empty())
+    else if (rules.merges.size() == 0)
       detail::merge_pairs(w.starts, [&](std::size_t begin, std::size_t, std::size_t end) {
         token_id const id = find_usual(part(begin, end));
         return id == no_token                   ? detail::no_rank

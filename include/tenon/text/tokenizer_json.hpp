@@ -165,9 +165,9 @@ class tokenizer_json_builder {
     return p;
   }
   token_id id_of(std::string const& token) const {
-    auto const found = std::find(v.tokens.begin(), v.tokens.end(), token);
-    if (found == v.tokens.end()) wrong("names the token '" + token.substr(0, 50) + "', which it does not have");
-    return token_id(found - v.tokens.begin());
+    for (std::size_t i = 0; i < v.tokens.size(); ++i)
+      if (v.tokens[i] == token) return token_id(i);
+    wrong("names the token '" + token.substr(0, 50) + "', which it does not have");
   }
   token_id id_at(json const& number) const {
     if (!number.is_number_unsigned() || number.get<std::uint64_t>() >= most_tokens) wrong("has a token without an id");
@@ -196,8 +196,8 @@ class tokenizer_json_builder {
     collect();
     if (std::string const unknown = text_of(m, "unk_token"); !unknown.empty()) v.unknown = id_of(unknown);
     else if (part(m, "unk_id").is_number()) v.unknown = id_at(part(m, "unk_id"));
-    if (v.unknown >= 0 && std::size_t(v.unknown) < v.types.size())
-      v.types[std::size_t(v.unknown)] = token_type::unknown;
+    if (v.unknown >= 0 && std::size_t(v.unknown) < content->types.size())
+      content->types[std::size_t(v.unknown)] = std::int32_t(token_type::unknown);
   }
   /// Lists of tokens and merges as views into the pool.
   void collect() {
@@ -208,25 +208,35 @@ class tokenizer_json_builder {
         reader.tokens.push_back({reader.pool.size(), content.size(), std::uint64_t(id_at(part(a, "id"))), 0});
         reader.pool += content;
       }
-    auto const pool = std::make_shared<std::string const>(std::move(reader.pool));
-    auto const view = [&](tokenizer_json_reader::entry const& e) {
-      return std::string_view(*pool).substr(e.begin, e.bytes);
-    };
     std::uint64_t size = 0;
     for (auto const& t : reader.tokens) size = std::max(size, t.id + 1);
     if (size > most_tokens || size > 2 * reader.tokens.size() + 65536) wrong("has a token with an absurd id");
-    v.tokens.resize(size);
-    v.types.assign(size, token_type::unused);
-    if (v.how == algorithm::unigram) v.scores.resize(size);
+    auto const view = [](std::string const& pool, tokenizer_json_reader::entry const& e) {
+      return std::string_view(pool).substr(e.begin, e.bytes);
+    };
+    std::vector<tokenizer_json_reader::entry> in_order(size);
+    content->types.assign(size, std::int32_t(token_type::unused));
     for (auto const& t : reader.tokens) {
-      v.tokens[t.id] = view(t);
-      bool const spells_byte = v.byte_fallback && t.bytes == 6 && view(t).starts_with("<0x");
-      v.types[t.id] = spells_byte ? token_type::byte : token_type::normal;
-      if (v.how == algorithm::unigram) v.scores[t.id] = float(t.score);
+      bool const spells_byte = v.byte_fallback && t.bytes == 6 && view(reader.pool, t).starts_with("<0x");
+      content->types[t.id] = std::int32_t(spells_byte ? token_type::byte : token_type::normal);
+      in_order[t.id] = t;
     }
-    v.merges.reserve(reader.merges.size());
-    for (auto const& m : reader.merges) v.merges.push_back(view(m));
-    v.storage = pool;
+    content->tokens.reserve(reader.pool.size());
+    for (auto& t : in_order) {
+      content->scores.push_back(float(t.score));
+      content->tokens += view(reader.pool, t);
+      t.begin = content->tokens.size() - t.bytes;
+    }
+    content->merges = std::move(reader.pool);
+    std::vector<std::string_view> views;
+    for (auto const& t : in_order) views.push_back(view(content->tokens, t));
+    v.tokens = string_list(views, 0);
+    views.clear();
+    for (auto const& m : reader.merges) views.push_back(view(content->merges, m));
+    v.merges = string_list(views, 0);
+    v.types = {reinterpret_cast<std::byte const*>(content->types.data()), size};
+    if (v.how == algorithm::unigram) v.scores = {reinterpret_cast<std::byte const*>(content->scores.data()), size};
+    v.storage = content;
   }
   void add_tokens() {
     json const& added = part(reader.rest, "added_tokens");
@@ -234,7 +244,8 @@ class tokenizer_json_builder {
     for (json const& a : added) {
       if (flag(a, "single_word")) unsupported("added token", "that stands alone, " + text_of(a, "content"));
       token_id const id = id_at(part(a, "id"));
-      v.types[std::size_t(id)] = flag(a, "special") ? token_type::control : token_type::user_defined;
+      content->types[std::size_t(id)] =
+          std::int32_t(flag(a, "special") ? token_type::control : token_type::user_defined);
       added_token const wish{id, flag(a, "lstrip"), flag(a, "rstrip"), flag(a, "normalized")};
       if (wish.strips_left || wish.strips_right || wish.normalized) v.added.push_back(wish);
     }
@@ -391,6 +402,13 @@ class tokenizer_json_builder {
   static constexpr std::uint64_t most_tokens = std::uint64_t(1) << 26;
   std::string const& file;
   tokenizer_json_reader reader;
+  /// What the vocabulary's views point into.
+  struct storage {
+    std::string tokens, merges;
+    std::vector<std::int32_t> types;
+    std::vector<float> scores;
+  };
+  std::shared_ptr<storage> content = std::make_shared<storage>();
   vocabulary v;
 };
 

@@ -3,15 +3,15 @@
 /// @file What a tokenizer is made of: its tokens and its rules, as a loader fills them in.
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <limits>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <tenon/core/error.hpp>
+#include <tenon/io/gguf_header.hpp>
 #include <tenon/text/normalizer.hpp>
 #include <tenon/text/pattern.hpp>
 
@@ -21,7 +21,7 @@ using token_id = std::int32_t;
 inline constexpr token_id no_token = -1;
 
 /// What a token is for, numbered as in GGUF files.
-enum class token_type : std::uint8_t { normal = 1, unknown, control, user_defined, unused, byte };
+enum class token_type : std::int32_t { normal = 1, unknown, control, user_defined, unused, byte };
 
 /// U+2581, which stands for a blank.
 inline constexpr std::string_view space_mark = "\xe2\x96\x81";
@@ -50,14 +50,42 @@ struct added_token {
   bool normalized = false;  ///< looked for in the normalized text
 };
 
+/// Strings that lie in memory in their order, each `gap` bytes behind the one before; a third of the room that views need.
+class string_list {
+ public:
+  string_list() = default;
+  /// @param strings  a range of string_views with a size()
+  template <class Strings>
+  string_list(Strings const& strings, std::uint32_t gap_bytes) : gap(gap_bytes) {
+    begins.reserve(strings.size() + 1);
+    std::size_t end = 0;
+    for (std::string_view const s : strings) {
+      if (!base) base = s.data();
+      std::size_t const begin = std::size_t(s.data() - base);
+      if (begin > std::numeric_limits<std::uint32_t>::max())
+        throw argument_error("tenon::text: tokens or merges take more than 4 GiB. Fix: get the model's files again.");
+      begins.push_back(std::uint32_t(begin));
+      end = begin + s.size() + gap;
+    }
+    begins.push_back(std::uint32_t(end));
+  }
+  std::size_t size() const { return begins.empty() ? 0 : begins.size() - 1; }
+  std::string_view operator[](std::size_t i) const { return {base + begins[i], begins[i + 1] - begins[i] - gap}; }
+
+ private:
+  char const* base = nullptr;
+  std::vector<std::uint32_t> begins;
+  std::uint32_t gap = 0;
+};
+
 /// The tokens and rules of a model's tokenizer. The views point into `storage`, or into what lives as long.
 struct vocabulary {
   algorithm how = algorithm::merges;
-  std::vector<std::string_view> tokens;
-  std::vector<token_type> types;         ///< as many as tokens
-  std::vector<float> scores;             ///< of `scores` and `unigram`: as many as tokens
-  std::vector<std::string_view> merges;  ///< "left right"; none: joined when the whole is a token, lowest id first
-  std::vector<added_token> added;        ///< tokens of type control and user_defined with a wish of their own
+  string_list tokens;
+  io::packed_values<std::int32_t> types{nullptr, 0};  ///< a token_type for each token
+  io::packed_values<float> scores{nullptr, 0};        ///< of `scores` and `unigram`: one for each token
+  string_list merges;              ///< "left right"; none: joined when the whole is a token, lowest id first
+  std::vector<added_token> added;  ///< tokens of type control and user_defined with a wish of their own
   std::vector<normalization> normalizations;
   std::vector<cut> cuts;
 

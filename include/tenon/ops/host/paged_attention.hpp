@@ -67,8 +67,8 @@ struct paged_tiles {
 
 /// z [Rows, 64] = the scores of rows q [Rows, width] and the keys of tiles [first, first + Tiles).
 template <class E, int Rows, int Tiles, bool Ahead>
-TENON_NOINLINE void paged_scores(paged_tiles<E> const& tiles, index_t first, index_t width, float const* q,
-                                 index_t q_stride, float* z) {
+TENON_NOINLINE void paged_score_kernel(paged_tiles<E> const& tiles, index_t first, index_t width, float const* q,
+                                       index_t q_stride, float* z) {
   constexpr auto all = std::make_integer_sequence<int, Rows * Tiles>{};
   kv_tile<E> here[Tiles];
   std::copy_n(tiles.here + first, Tiles, here);
@@ -85,8 +85,9 @@ TENON_NOINLINE void paged_scores(paged_tiles<E> const& tiles, index_t first, ind
 
 /// out [Rows, 16 Vectors] = out * rescale + p [Rows, keys] values; the features of token t lie at first + t * stride.
 template <class E, int Rows, int Vectors, bool Ahead>
-TENON_NOINLINE void paged_outputs(paged_tiles<E> const& tiles, attention_interval keys, index_t first, index_t stride,
-                                  float const* p, float const* rescale, float* out, index_t out_stride) {
+TENON_NOINLINE void paged_output_kernel(paged_tiles<E> const& tiles, attention_interval keys, index_t first,
+                                        index_t stride, float const* p, float const* rescale, float* out,
+                                        index_t out_stride) {
   constexpr auto all = std::make_integer_sequence<int, Rows * Vectors>{};
   simd::f32x16 sum[Rows * Vectors], v[Vectors];
   attention_begin<Vectors>(sum, out, out_stride, true, all);
@@ -107,17 +108,17 @@ TENON_NOINLINE void paged_outputs(paged_tiles<E> const& tiles, attention_interva
 }
 
 template <class E, bool Ahead, int... I>
-auto paged_scores_for(index_t rows, index_t tiles, std::integer_sequence<int, I...>) {
+auto paged_score_kernel_for(index_t rows, index_t tiles, std::integer_sequence<int, I...>) {
   constexpr int most = attention_tile::vectors;
-  static constexpr decltype(&paged_scores<E, 1, 1, Ahead>) table[] = {
-      paged_scores<E, I / most + 1, I % most + 1, Ahead>...};
+  static constexpr decltype(&paged_score_kernel<E, 1, 1, Ahead>) table[] = {
+      paged_score_kernel<E, I / most + 1, I % most + 1, Ahead>...};
   return table[(rows - 1) * most + tiles - 1];
 }
 template <class E, bool Ahead, int... I>
-auto paged_outputs_for(index_t rows, index_t vectors, std::integer_sequence<int, I...>) {
+auto paged_output_kernel_for(index_t rows, index_t vectors, std::integer_sequence<int, I...>) {
   constexpr int most = attention_tile::vectors;
-  static constexpr decltype(&paged_outputs<E, 1, 1, Ahead>) table[] = {
-      paged_outputs<E, I / most + 1, I % most + 1, Ahead>...};
+  static constexpr decltype(&paged_output_kernel<E, 1, 1, Ahead>) table[] = {
+      paged_output_kernel<E, I / most + 1, I % most + 1, Ahead>...};
   return table[(rows - 1) * most + vectors - 1];
 }
 using paged_kernels = std::make_integer_sequence<int, attention_tile::rows * attention_tile::vectors>;
@@ -135,8 +136,8 @@ TENON_ALWAYS_INLINE void for_vectors(index_t begin, index_t end, Function&& func
 /// The largest of a row's scores z [64] that it sees, times the factor, or `largest`. @param kept the keys that it sees
 /// @param tiles those that have scores
 template <bool Masked, bool Capped>
-float paged_maximum(attention_options const& o, attention_interval kept, attention_interval tiles, float* z,
-                    float largest) {
+float paged_maximum_of_row(attention_options const& o, attention_interval kept, attention_interval tiles, float* z,
+                           float largest) {
   using simd::f32x16, simd::broadcast;
   f32x16 const factor = broadcast(Capped ? o.soft_cap : o.scale), lowest = broadcast(-simd::detail::infinity);
   f32x16 maxima = broadcast(largest);
@@ -151,7 +152,8 @@ float paged_maximum(attention_options const& o, attention_interval kept, attenti
 }
 /// z becomes p. Returns their sum.
 template <bool Masked>
-float paged_exponentials(float factor, attention_interval kept, attention_interval tiles, float* z, float maximum) {
+float paged_exponentials_of_row(float factor, attention_interval kept, attention_interval tiles, float* z,
+                                float maximum) {
   using simd::f32x16, simd::broadcast;
   f32x16 const minus = simd::negate(broadcast(maximum));
   f32x16 sum = simd::zeros();
@@ -171,21 +173,27 @@ struct paged_item {
   index_t begin, count;
 };
 
-/// A thread's memory.
-struct paged_scratch {
+/// The state of an item's rows.
+struct paged_rows {
   index_t padded;
   float *q, *out;        ///< [rows][padded]
   float *maximum, *sum;  ///< [rows + 15]
-  float* scores;         ///< [attention_tile::rows][64]
-  float* unpacked;       ///< a block of tiles
 
   template <class Memory>
-  paged_scratch(Memory& a, index_t padded_width)
+  paged_rows(Memory& a, index_t padded_width)
       : padded(padded_width), q(a.template allocate<float>(paged_most_rows * padded)),
         out(a.template allocate<float>(paged_most_rows * padded)),
         maximum(a.template allocate<float>(paged_most_rows + lanes)),
-        sum(a.template allocate<float>(paged_most_rows + lanes)),
-        scores(a.template allocate<float>(attention_tile::rows * attention_key_block)),
+        sum(a.template allocate<float>(paged_most_rows + lanes)) {}
+};
+/// A thread's memory.
+struct paged_scratch : paged_rows {
+  float* scores;    ///< [attention_tile::rows][64]
+  float* unpacked;  ///< a block of tiles
+
+  template <class Memory>
+  paged_scratch(Memory& a, index_t padded_width)
+      : paged_rows(a, padded_width), scores(a.template allocate<float>(attention_tile::rows * attention_key_block)),
         unpacked(a.template allocate<float>(2 * attention_key_block * padded)) {}
 };
 
@@ -198,39 +206,125 @@ struct paged_view {
     index_t const query = (first_row + r) / group;
     return block.keys_of(query - first_row / group, (first_row + r + count - 1) / group - query + 1);
   }
+  /// The tiles that hold them.
+  attention_interval tiles_of(index_t r, index_t count) const {
+    auto const keys = keys_of(r, count);
+    return {keys.begin / lanes, ceil_div(keys.end, lanes)};
+  }
 };
 
-/// Takes rows [r, r + count) one block of keys further: their scores become p. @param rescale what the outputs before are
-/// to be multiplied by, one for each row
-inline void paged_softmax(attention_options const& o, paged_view const& view, index_t r, index_t count,
-                          attention_interval tiles, paged_scratch const& s, float* rescale) {
-  bool const capped = o.soft_cap > 0;
-  float maximum[lanes] = {}, sum[lanes] = {};
-  auto const each_row = [&](auto&& function) {
-    for (index_t i = 0; i < count; ++i) {
-      auto const kept = view.keys_of(r + i);
-      function(i, kept, s.scores + i * attention_key_block,
-               kept.begin > tiles.begin * lanes || kept.end < tiles.end * lanes);
+/// All keys of the tiles are kept.
+inline bool covers(attention_interval kept, attention_interval tiles) {
+  return kept.begin <= tiles.begin * lanes && kept.end >= tiles.end * lanes;
+}
+
+/// An item with what follows from it.
+template <class T, class E>
+struct paged_task {
+  paged_attention_args<T, E> const& a;
+  paged_item item;
+  index_t group = a.options.query_heads / a.options.kv_heads;
+  index_t query = item.begin / group, queries = (item.begin + item.count - 1) / group - query + 1;
+  attention_visibility visible{a.options.causal, a.options.window, item.sequence->position + item.sequence->tokens};
+  attention_interval blocks = attention_key_blocks(visible, item.sequence->position + query, queries);
+
+  paged_view view(index_t b) const {
+    index_t const key = b * attention_key_block, position = item.sequence->position + query;
+    return {{visible, position, queries, key, std::min(attention_key_block, visible.length - key)}, group, item.begin};
+  }
+  void find_tiles(index_t b, kv_tile<E>* to) const {
+    auto const tiles = view(b).tiles_of(0, item.count);
+    for (index_t t = tiles.begin; t < tiles.end; ++t)
+      to[t] = tile_of(a.cache, *item.sequence, item.kv_head, b * paged_block_tiles + t);
+  }
+  /// function(b, tiles) for the blocks in order.
+  template <class Function>
+  void for_blocks(attention_interval some, Function&& function) const {
+    paged_tiles<E> tiles{};
+    find_tiles(some.begin, tiles.next);
+    for (index_t b = some.begin; b < some.end; ++b) {
+      std::copy_n(tiles.next, paged_block_tiles, tiles.here);
+      if (b + 1 < some.end) find_tiles(b + 1, tiles.next);
+      function(b, tiles);
     }
-  };
-  each_row([&](index_t i, attention_interval kept, float* z, bool masked) {
-    auto const largest = masked   ? capped ? paged_maximum<true, true> : paged_maximum<true, false>
-                           : capped ? paged_maximum<false, true>
-                                  : paged_maximum<false, false>;
-    maximum[i] = largest(o, kept, tiles, z, s.maximum[r + i]);
+  }
+  /// Where row `r` lies in q and out.
+  std::pair<index_t, index_t> place(index_t r) const {
+    index_t const row = item.begin + r;
+    return {item.sequence->row + row / group, (item.kv_head * group + row % group) * a.options.head_width};
+  }
+  void begin_rows(paged_rows const& s) const {
+    std::fill_n(s.out, item.count * s.padded, 0.0f);
+    for (index_t r = 0; r < item.count; ++r) {
+      auto const [row, column] = place(r);
+      attention_pack(&a.q(row, column), a.q.stride(0), 1, a.options.head_width, s.q + r * s.padded, s.padded);
+      s.maximum[r] = a.sinks ? a.sinks[column / a.options.head_width] : -simd::detail::infinity;
+      s.sum[r] = a.sinks ? 1.0f : 0.0f;
+    }
+  }
+  /// Features [first, first + count) of all rows are complete.
+  void end_rows(paged_rows const& s, index_t first, index_t count) const {
+    index_t const width = std::min(count, a.options.head_width - first);
+    for (index_t r = 0; r < item.count; ++r) {
+      auto const [row, column] = place(r);
+      float* const out = s.out + r * s.padded + first;
+      simd::f32x16 const sum = simd::broadcast(s.sum[r]);
+      for (index_t j = 0; j < count; j += lanes) simd::store(out + j, simd::load(out + j) / sum);
+      attention_unpack(out, s.padded, 1, width, &a.out(row, column + first), a.out.stride(0));
+    }
+  }
+};
+
+/// scores [count, 64] of rows [r, r + count), at most attention_tile::rows.
+template <bool Ahead, class E>
+void paged_scores(attention_options const& o, attention_interval some, index_t r, index_t count,
+                  paged_tiles<E> const& tiles, paged_rows const& s, float* scores) {
+  for_vectors(some.begin, some.end, [&](index_t t, index_t n) {
+    paged_score_kernel_for<E, Ahead>(count, n, paged_kernels{})(tiles, t, o.head_width, s.q + r * s.padded, s.padded,
+                                                                scores);
   });
-  each_row([&](index_t i, attention_interval kept, float* z, bool masked) {
-    auto const exponentials = masked ? paged_exponentials<true> : paged_exponentials<false>;
-    sum[i] = exponentials(capped ? o.soft_cap : o.scale, kept, tiles, z, maximum[i]);
+}
+/// The outputs' features in the chunk that begins with feature `chunk`, one block of keys further.
+template <bool Ahead, class E>
+void paged_outputs(attention_interval keys, index_t r, index_t count, index_t chunk, paged_tiles<E> const& tiles,
+                   float const* p, float const* rescale, paged_rows const& s) {
+  kv_values const place{s.padded};
+  index_t const width = place.width(chunk);
+  for_vectors(chunk / lanes, (chunk + width) / lanes, [&](index_t j, index_t n) {
+    paged_output_kernel_for<E, Ahead>(count, n, paged_kernels{})(tiles, keys, place.at(0, j * lanes), width, p, rescale,
+                                                                 s.out + r * s.padded + j * lanes, s.padded);
   });
+}
+
+/// maximum [count] = the largest of `before` and of what rows [r, r + count) see of a block.
+inline void paged_maxima(attention_options const& o, paged_view const& view, index_t r, index_t count, float* scores,
+                         float const* before, float* maximum) {
+  auto const tiles = view.tiles_of(r, count);
+  bool const capped = o.soft_cap > 0;
+  for (index_t i = 0; i < count; ++i) {
+    auto const kept = view.keys_of(r + i);
+    auto const largest = !covers(kept, tiles)
+                             ? capped ? paged_maximum_of_row<true, true> : paged_maximum_of_row<true, false>
+                         : capped ? paged_maximum_of_row<false, true>
+                                  : paged_maximum_of_row<false, false>;
+    maximum[i] = largest(o, kept, tiles, scores + i * attention_key_block, before[i]);
+  }
+}
+/// The scores become p; sum [count] = the sum of each row's.
+inline void paged_exponentials(attention_options const& o, paged_view const& view, index_t r, index_t count,
+                               float* scores, float const* maximum, float* sum) {
+  auto const tiles = view.tiles_of(r, count);
+  for (index_t i = 0; i < count; ++i) {
+    auto const kept = view.keys_of(r + i);
+    auto const exponentials = covers(kept, tiles) ? paged_exponentials_of_row<false> : paged_exponentials_of_row<true>;
+    sum[i] =
+        exponentials(o.soft_cap > 0 ? o.soft_cap : o.scale, kept, tiles, scores + i * attention_key_block, maximum[i]);
+  }
+}
+/// What sixteen rows' outputs so far are multiplied by when the maximum rises.
+inline simd::f32x16 paged_rescale(simd::f32x16 before, simd::f32x16 maximum) {
   // A row that has seen nothing yet has outputs and sum 0: any finite factor does.
-  simd::f32x16 const before = simd::load(s.maximum + r);
-  simd::f32x16 const factor =
-      select(simd::broadcast(-simd::detail::infinity) < before, exp(before - simd::load(maximum)), simd::zeros());
-  store(rescale, factor);
-  store(sum, fma(simd::load(s.sum + r), factor, simd::load(sum)));
-  std::copy_n(maximum, count, s.maximum + r);
-  std::copy_n(sum, count, s.sum + r);
+  return select(simd::broadcast(-simd::detail::infinity) < before, exp(before - maximum), simd::zeros());
 }
 
 /// Rows [r, r + count), at most attention_tile::rows, of an item against one block of keys.
@@ -239,20 +333,17 @@ void paged_attention_rows(attention_options const& o, paged_view const& view, in
                           paged_tiles<E> const& tiles, paged_scratch const& s) {
   auto const keys = view.keys_of(r, count);
   if (keys.empty()) return;
-  attention_interval const seen{keys.begin / lanes, ceil_div(keys.end, lanes)};
-  for_vectors(seen.begin, seen.end, [&](index_t t, index_t n) {
-    paged_scores_for<E, Ahead>(count, n, paged_kernels{})(tiles, t, o.head_width, s.q + r * s.padded, s.padded,
-                                                          s.scores);
-  });
-  float rescale[lanes];
-  paged_softmax(o, view, r, count, seen, s, rescale);
-  kv_values const place{s.padded};
+  paged_scores<Ahead>(o, view.tiles_of(r, count), r, count, tiles, s, s.scores);
+  float maximum[lanes] = {}, sum[lanes] = {}, rescale[lanes];
+  paged_maxima(o, view, r, count, s.scores, s.maximum + r, maximum);
+  paged_exponentials(o, view, r, count, s.scores, maximum, sum);
+  simd::f32x16 const factor = paged_rescale(simd::load(s.maximum + r), simd::load(maximum));
+  store(rescale, factor);
+  store(sum, fma(simd::load(s.sum + r), factor, simd::load(sum)));
+  std::copy_n(maximum, count, s.maximum + r);
+  std::copy_n(sum, count, s.sum + r);
   for (index_t chunk = 0; chunk < s.padded; chunk += kv_values::chunk)
-    for_vectors(chunk / lanes, (chunk + place.width(chunk)) / lanes, [&](index_t j, index_t n) {
-      paged_outputs_for<E, Ahead>(count, n, paged_kernels{})(tiles, keys, place.at(0, j * lanes), place.width(chunk),
-                                                             s.scores, rescale, s.out + r * s.padded + j * lanes,
-                                                             s.padded);
-    });
+    paged_outputs<Ahead>(keys, r, count, chunk, tiles, s.scores, rescale, s);
 }
 /// All rows of an item against one block of keys.
 template <class E>
@@ -264,64 +355,88 @@ void paged_attention_block(attention_options const& o, paged_view const& view, i
   });
 }
 
+/// An item on one thread.
 template <class T, class E>
-void paged_attention_item(paged_attention_args<T, E> const& a, paged_item const& item, paged_scratch const& s) {
-  auto const& o = a.options;
-  auto const& sequence = *item.sequence;
-  index_t const group = o.query_heads / o.kv_heads, width = o.head_width;
-  attention_visibility const visible{o.causal, o.window, sequence.position + sequence.tokens};
-  auto const place = [&](index_t r) {
-    index_t const row = item.begin + r;
-    return std::pair(sequence.row + row / group, (item.kv_head * group + row % group) * width);
-  };
-  std::fill_n(s.out, item.count * s.padded, 0.0f);
-  for (index_t r = 0; r < item.count; ++r) {
-    auto const [row, column] = place(r);
-    attention_pack(&a.q(row, column), a.q.stride(0), 1, width, s.q + r * s.padded, s.padded);
-    s.maximum[r] = a.sinks ? a.sinks[column / width] : -simd::detail::infinity;
-    s.sum[r] = a.sinks ? 1.0f : 0.0f;
-  }
-  index_t const query = item.begin / group, queries = (item.begin + item.count - 1) / group - query + 1;
-  auto const blocks = attention_key_blocks(visible, sequence.position + query, queries);
-  auto const view_of = [&](index_t b) {
-    index_t const key = b * attention_key_block;
-    return paged_view{
-        {visible, sequence.position + query, queries, key, std::min(attention_key_block, visible.length - key)},
-        group,
-        item.begin};
-  };
-  auto const find_tiles = [&](index_t b, kv_tile<E>* to) {
-    auto const keys = view_of(b).keys_of(0, item.count);
-    for (index_t t = keys.begin / lanes; t < ceil_div(keys.end, lanes); ++t)
-      to[t] = tile_of(a.cache, sequence, item.kv_head, b * paged_block_tiles + t);
-  };
-  bool const unpack = !std::is_same_v<E, float> && item.count >= paged_unpack_rows;
+void paged_attention_item(paged_task<T, E> const& task, paged_scratch const& s) {
+  auto const& o = task.a.options;
+  index_t const rows = task.item.count;
+  bool const unpack = !std::is_same_v<E, float> && rows >= paged_unpack_rows;
   paged_tiles<float> unpacked{};
   if (unpack)
     for (index_t t = 0; t < paged_block_tiles; ++t)
       unpacked.here[t] =
           unpacked.next[t] = {reinterpret_cast<std::byte*>(s.unpacked) + t * kv_tile<float>::bytes(s.padded), s.padded};
-  paged_tiles<E> tiles{};
-  find_tiles(blocks.begin, tiles.next);
-  for (index_t b = blocks.begin; b < blocks.end; ++b) {
-    std::copy_n(tiles.next, paged_block_tiles, tiles.here);
-    if (b + 1 < blocks.end) find_tiles(b + 1, tiles.next);
-    if (unpack) {
-      auto const keys = view_of(b).keys_of(0, item.count);
-      for (index_t t = keys.begin / lanes; t < ceil_div(keys.end, lanes); ++t)
-        unpack_tile(tiles.here[t], s.padded, unpacked.here[t]);
-      paged_attention_block(o, view_of(b), item.count, unpacked, s);
-    } else {
-      paged_attention_block(o, view_of(b), item.count, tiles, s);
+  task.begin_rows(s);
+  task.for_blocks(task.blocks, [&](index_t b, paged_tiles<E> const& tiles) {
+    auto const view = task.view(b);
+    if (!unpack) return paged_attention_block(o, view, rows, tiles, s);
+    auto const some = view.tiles_of(0, rows);
+    for (index_t t = some.begin; t < some.end; ++t) unpack_tile(tiles.here[t], s.padded, unpacked.here[t]);
+    paged_attention_block(o, view, rows, unpacked, s);
+  });
+  task.end_rows(s, 0, s.padded);
+}
+
+/// An item on all threads: first the scores and maxima of the blocks, which do not depend on each other, then, as the
+/// maximum before each block is known now, the p of the blocks, then the outputs, a chunk of features each.
+template <class T, class E>
+void paged_attention_together(exec::host_context& ctx, paged_task<T, E> const& task) {
+  auto const& o = task.a.options;
+  arena_scope scope(ctx.scratch());
+  auto const [first, last] = task.blocks;
+  index_t const rows = task.item.count, blocks = last - first, stride = round_up(rows, lanes);
+  paged_rows const s(ctx.scratch(), task.a.cache.padded());
+  float* const scores = ctx.scratch().template allocate<float>(blocks * rows * attention_key_block);
+  // [blocks][stride] each; in the maxima, row 0 is the beginning
+  float* const maxima = ctx.scratch().template allocate<float>((blocks + 1) * stride);
+  float* const sums = ctx.scratch().template allocate<float>(blocks * stride);
+  float* const rescales = ctx.scratch().template allocate<float>(blocks * stride);
+  auto const scores_of = [&](index_t b, index_t r) { return scores + ((b - first) * rows + r) * attention_key_block; };
+  auto const row_of = [&](float* x, index_t b, index_t r) { return x + (b - first) * stride + r; };
+  auto const for_groups = [&](paged_view const& view, auto&& function) {
+    attention_row_groups(rows, [&](index_t r, index_t count) {
+      if (auto const keys = view.keys_of(r, count); !keys.empty()) function(r, count, keys);
+    });
+  };
+  task.begin_rows(s);
+  std::fill_n(maxima, (blocks + 1) * stride, -simd::detail::infinity), std::fill_n(sums, blocks * stride, 0.0f);
+  std::copy_n(s.maximum, rows, maxima);
+  index_t const grain = ceil_div(blocks, 4 * ctx.pool().size());
+  ctx.pool().for_range(blocks, grain, [&](index_t begin, index_t end) {
+    task.for_blocks({first + begin, first + end}, [&](index_t b, paged_tiles<E> const& tiles) {
+      auto const view = task.view(b);
+      for_groups(view, [&](index_t r, index_t count, attention_interval) {
+        paged_scores<true>(o, view.tiles_of(r, count), r, count, tiles, s, scores_of(b, r));
+        paged_maxima(o, view, r, count, scores_of(b, r), row_of(maxima, b + 1, r), row_of(maxima, b + 1, r));
+      });
+    });
+  });
+  for (index_t b = first; b < last; ++b)
+    for (index_t r = 0; r < stride; r += lanes) {
+      simd::f32x16 const before = simd::load(row_of(maxima, b, r));
+      simd::f32x16 const maximum = max(before, simd::load(row_of(maxima, b + 1, r)));
+      simd::store(row_of(maxima, b + 1, r), maximum);
+      simd::store(row_of(rescales, b, r), paged_rescale(before, maximum));
     }
-  }
-  for (index_t r = 0; r < item.count; ++r) {
-    auto const [row, column] = place(r);
-    float* const out = s.out + r * s.padded;
-    simd::f32x16 const sum = simd::broadcast(s.sum[r]);
-    for (index_t j = 0; j < s.padded; j += lanes) simd::store(out + j, simd::load(out + j) / sum);
-    attention_unpack(out, s.padded, 1, width, &a.out(row, column), a.out.stride(0));
-  }
+  ctx.pool().for_range(blocks, grain, [&](index_t begin, index_t end) {
+    for (index_t b = first + begin; b < first + end; ++b) {
+      auto const view = task.view(b);
+      for_groups(view, [&](index_t r, index_t count, attention_interval) {
+        paged_exponentials(o, view, r, count, scores_of(b, r), row_of(maxima, b + 1, r), row_of(sums, b, r));
+      });
+    }
+  });
+  for (index_t b = first; b < last; ++b)
+    for (index_t r = 0; r < rows; ++r) s.sum[r] = std::fma(s.sum[r], *row_of(rescales, b, r), *row_of(sums, b, r));
+  ctx.pool().for_each(ceil_div(s.padded, kv_values::chunk), [&](index_t i) {
+    index_t const chunk = i * kv_values::chunk;
+    task.for_blocks(task.blocks, [&](index_t b, paged_tiles<E> const& tiles) {
+      for_groups(task.view(b), [&](index_t r, index_t count, attention_interval keys) {
+        paged_outputs<true>(keys, r, count, chunk, tiles, scores_of(b, r), row_of(rescales, b, r), s);
+      });
+    });
+    task.end_rows(s, chunk, kv_values{s.padded}.width(chunk));
+  });
 }
 
 /// Sixteen features from `i` on of a token's key and value. @param at where those of the value lie
@@ -399,12 +514,17 @@ struct kernel_for<paged_attention_t, device::host> {
       return i.count * (i.sequence->position + (i.begin + i.count) / group);
     };
     std::sort(items, next, [&](auto const& x, auto const& y) { return work_of(x) > work_of(y); });
+    if (count < pool.size()) {
+      for (auto const* i = items; i != next; ++i)
+        detail::paged_attention_together(ctx, detail::paged_task<T, E>{a, *i});
+      return;
+    }
     auto* const scratch = ctx.scratch().allocate<detail::paged_scratch>(pool.size());
     for (int t = 0; t < pool.size(); ++t) std::construct_at(scratch + t, ctx.scratch(), a.cache.padded());
     std::atomic<index_t> handed_out{0};
     pool.run([&](int thread) {
       for (index_t i; (i = handed_out.fetch_add(1, std::memory_order_relaxed)) < count;)
-        detail::paged_attention_item(a, items[i], scratch[thread]);
+        detail::paged_attention_item(detail::paged_task<T, E>{a, items[i]}, scratch[thread]);
     });
   }
 };
