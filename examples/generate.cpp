@@ -87,6 +87,7 @@ void generate(arguments const& a) {
                 nlohmann::json{{"text", continued},
                                {"token_ids", tokens},
                                {"prompt_tokens", prompt.size()},
+                               {"prompt_token_ids", prompt},
                                {"logprobs", log_probabilities},
                                {"finish_reason", end.reason() == infer::finish_reason::length ? "length" : "stop"},
                                {"load_seconds", load},
