@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+# ctest: TIMEOUT 300
 """generate against PyTorch in float64, on a small random model of each architecture: from a folder as Hugging Face has
-it, and from the GGUF file that convert makes of it."""
+it, and from the GGUF file that convert makes of it (Llama 3's scaled positions there need the Python package gguf)."""
 import json
 import os
 import random
@@ -11,10 +12,14 @@ import sys
 
 try:
     import torch
-    from reference_models import log_probabilities
+    from reference_models import frequencies, log_probabilities
 except ImportError as missing:
     print(f"skipped: PyTorch not found ({missing})")
     sys.exit(77)
+try:
+    import gguf
+except ImportError:
+    gguf = None
 
 programs = os.path.join(sys.argv[1], "examples")
 if not all(os.path.exists(os.path.join(programs, p)) for p in ("generate", "convert")):
@@ -98,6 +103,24 @@ def write_folder(path, shape, weights):
             json.dump(content, file)
 
 
+def add_rope_factors(path, shape):
+    """Gives a GGUF file one more tensor: what llama.cpp makes of Llama 3's scaling."""
+    plain, scaled = (frequencies(shape["head_dim"], shape["rope_theta"], s) for s in (None, shape["rope_scaling"]))
+    factors = (plain / scaled).numpy().astype("<f4").tobytes()
+    reader = gguf.GGUFReader(path)
+    last = reader.tensors[-1].field
+    end = last.offset + sum(part.nbytes for part in last.parts)
+    with open(path, "rb") as file:
+        old = file.read()
+    padded = lambda content: content + bytes(-len(content) % 32)
+    data, name = padded(old[reader.data_offset:]), b"rope_freqs.weight"
+    info = struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, len(factors) // 4, 0, len(data))
+    count = struct.pack("<Q", len(reader.tensors) + 1)
+    os.remove(path)
+    with open(path, "wb") as file:
+        file.write(padded(old[:8] + count + old[16:end] + info) + data + padded(factors))
+
+
 def difference(model, shape, weights):
     """The largest one between the log-probabilities of generate and those of PyTorch, given the same tokens."""
     prompt = "".join(chr(random.randrange(32, 127)) for _ in range(600))  # the engine reads it in two parts
@@ -135,9 +158,14 @@ for name, shape in models.items():
     place = os.path.join(folder, name)
     write_folder(place, shape, weights)
     kinds = [place]
-    if name != "llama3":  # which convert refuses
+    if name != "llama3":
         kinds.append(place + ".gguf")
         run("convert", *kinds, "--type", "f32", "--quiet")
+    elif gguf:  # convert refuses the scaling
+        kinds.append(place + ".gguf")
+        write_folder(place + "_plain", {**shape, "rope_scaling": None}, weights)
+        run("convert", place + "_plain", place + ".gguf", "--type", "f32", "--quiet")
+        add_rope_factors(place + ".gguf", shape)
     for model in kinds:
         error, spread = difference(model, shape, weights)
         print(f"{os.path.basename(model):14} largest difference {error:.1e}, log-probabilities spread by {spread:.2f}",
