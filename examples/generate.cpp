@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 // links: any_model CLI11::CLI11
 // Continues a text with a model from a file, token by token as they come.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+
+#include <tenon/infer/stop.hpp>
 
 #include "any_model/engine.hpp"
 
@@ -21,7 +25,8 @@ struct arguments {
   std::string model, prompt;
   index_t max_tokens = 128, context = 0;
   ops::sampling_options sampling{.temperature = 0.8f, .top_k = 40, .top_p = 0.95f};
-  index_t likeliest = 0;
+  std::vector<std::string> stops;
+  index_t likeliest = 0, drafts = 0;
   int threads = 0;
   bool json = false;
 };
@@ -45,7 +50,8 @@ void generate(arguments const& a) {
   std::string continued;
   nlohmann::json log_probabilities = nlohmann::json::array();
   double first_token = 0;
-  bool stopped = false;
+  auto const ends = e.model().end_tokens(words);
+  infer::stop_check end({.max_new_tokens = a.max_tokens, .tokens = ends, .strings = a.stops});
   auto const show = [&](std::string_view piece) {
     continued += piece;
     if (a.json) return;
@@ -56,39 +62,40 @@ void generate(arguments const& a) {
   e.submit({.prompt = prompt,
             .max_tokens = a.max_tokens,
             .sampling = a.sampling,
-            .stop_tokens = e.model().end_tokens(words),
             .wants_log_probabilities = a.json,
+            .drafts = a.drafts,
             .likeliest = a.likeliest},
            [&](infer::new_token const& t) {
              if (tokens.empty()) first_token = seconds_since(start);
              tokens.push_back(t.token);
-             stopped = t.end == infer::finish::stopped;
              if (a.json) {
                auto entry = log_probability_of(words, t.token, t.log_probability);
                for (auto const& other : t.likeliest)
                  entry["top"].push_back(log_probability_of(words, other.token, other.value));
                log_probabilities.push_back(std::move(entry));
              }
-             if (!stopped) show(pieces.push(t.token));
-             return true;
+             bool const is_end = std::find(ends.begin(), ends.end(), t.token) != ends.end();
+             show(end.push(t.token, is_end ? std::string_view() : pieces.push(t.token)));
+             return end.reason() == infer::finish_reason::none;
            });
   while (e.step()) {
   }
-  show(pieces.finish());
   double const all = seconds_since(start), decode = all - first_token;
   double const rate = tokens.size() > 1 ? double(tokens.size() - 1) / decode : 0;
   if (a.json) {
-    std::printf("%s\n", nlohmann::json{{"text", continued},
-                                       {"token_ids", tokens},
-                                       {"prompt_tokens", prompt.size()},
-                                       {"logprobs", log_probabilities},
-                                       {"finish_reason", stopped ? "stop" : "length"},
-                                       {"load_seconds", load},
-                                       {"first_token_seconds", first_token},
-                                       {"seconds", all},
-                                       {"tokens_per_second", rate}}
-                            .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-                            .c_str());
+    std::printf("%s\n",
+                nlohmann::json{{"text", continued},
+                               {"token_ids", tokens},
+                               {"prompt_tokens", prompt.size()},
+                               {"prompt_token_ids", prompt},
+                               {"logprobs", log_probabilities},
+                               {"finish_reason", end.reason() == infer::finish_reason::length ? "length" : "stop"},
+                               {"load_seconds", load},
+                               {"first_token_seconds", first_token},
+                               {"seconds", all},
+                               {"tokens_per_second", rate}}
+                    .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+                    .c_str());
     return;
   }
   std::fprintf(stderr, "\n\n%zu tokens, %.1f tokens/s; first token %.0f ms after the start, of which loading %.0f ms\n",
@@ -115,6 +122,11 @@ int main(int argc, char** argv) try {
   app.add_option("--min-p", a.sampling.min_p, "... and at least this part of the likeliest one's probability")
       ->capture_default_str();
   app.add_option("--repetition-penalty", a.sampling.repetition_penalty, "divides the logits of tokens that were there")
+      ->capture_default_str();
+  app.add_option("--stop", a.stops, "end the text before this string; may be given several times");
+  app.add_option("--drafts", a.drafts,
+                 "tokens that are guessed from repetitions and tried at once: the same text, sooner")
+      ->check(CLI::Range(0, 64))
       ->capture_default_str();
   app.add_option("--seed", a.sampling.seed, "of the random numbers")->capture_default_str();
   app.add_option("--logprobs", a.likeliest, "with --json: so many of the likeliest tokens at each place")

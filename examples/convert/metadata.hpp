@@ -74,10 +74,11 @@ inline void complete(json& config, models::architecture_name const& a, std::stri
     if (full.contains("rope_theta")) set("rope_theta", full["rope_theta"]);
     if (full.value("rope_type", "default") != "default") config["rope_scaling"] = full;
   }
-  if (config.contains("rope_scaling") && !config["rope_scaling"].is_null())
-    throw tenon::file_error(file,
-                            "scales its rotary positions (rope_scaling), which is not converted. Fix: use the "
-                            "converter of llama.cpp for this model.");
+  if (json const scaling = config.value("rope_scaling", json()); !scaling.is_null())
+    if (auto const kind = scaling.value("rope_type", scaling.value("type", "")); kind != "linear")
+      throw tenon::file_error(file, "scales its rotary positions by '" + kind +
+                                        "' (rope_scaling), which is not converted. Fix: use the converter of llama.cpp "
+                                        "for this model.");
   if (a.family == models::gpt2_names) {
     set("n_inner", config.contains("n_embd") ? 4 * config.at("n_embd").get<index_t>() : index_t(0));
     set("layer_norm_epsilon", 1e-5);
@@ -114,6 +115,10 @@ inline void set_shape(io::gguf_metadata& metadata, json const& config, models::a
   }
   if (a.family != models::gpt2_names)
     metadata.set(std::string(a.gguf) + ".rope.dimension_count", config.at("head_dim").get<std::uint32_t>());
+  if (json const scaling = config.value("rope_scaling", json()); !scaling.is_null()) {
+    metadata.set(std::string(a.gguf) + ".rope.scaling.type", "linear");
+    metadata.set(std::string(a.gguf) + ".rope.scaling.factor", scaling.at("factor").get<float>());
+  }
 }
 
 /// The config.json of a GGUF file.
@@ -125,6 +130,9 @@ inline json config_of_gguf(io::gguf_file const& file, models::architecture_name 
     if (n.is_real) config[std::string(n.hf)] = file.get<float>(key);
     else config[std::string(n.hf)] = file.get<std::int64_t>(key);
   }
+  std::string const scaling = std::string(a.gguf) + ".rope.scaling.";
+  if (auto const kind = file.find_value<std::string_view>(scaling + "type"); kind && *kind != "none")
+    config["rope_scaling"] = {{"rope_type", *kind}, {"factor", file.find_value<float>(scaling + "factor").value_or(1)}};
   if (auto const embedding = file.find("token_embd.weight")) config["vocab_size"] = embedding->rows;
   config["tie_word_embeddings"] = !file.tensors().count("output.weight");
   for (auto const& [hf, key] : {std::pair("bos_token_id", "tokenizer.ggml.bos_token_id"),

@@ -291,7 +291,7 @@ refused("tensor 'extra' is none of the weights",
 refused("model_type 'bert'", write_model("bert", {"model_type": "bert"}, {"a": numbers(2)}), path("x.gguf"))
 less = {k: v for k, v in dict(SHAPE, model_type="llama").items() if k != "hidden_size"}
 refused("no number 'hidden_size'", write_model("shapeless", less, llama), path("x.gguf"))
-refused("rope_scaling", write_model("scaled", dict(SHAPE, model_type="llama", rope_scaling={"factor": 8}), llama),
+refused("rope_scaling", write_model("scaled", dict(SHAPE, model_type="llama", rope_scaling={"type": "yarn"}), llama),
         path("x.gguf"))
 refused("has no attention heads", write_model("headless", dict(SHAPE, model_type="llama", num_attention_heads=0), llama),
         path("x.gguf"))

@@ -2,10 +2,12 @@
 // ctest: TIMEOUT 300
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <tenon/comm/threads.hpp>
@@ -150,6 +152,33 @@ TEST_CASE_TEMPLATE("a request gets the same bits alone and in any company", Mode
                              .threads = 1};
   check(engine<Model>{folder, tight});
   check(engine<Model, preemption::swap>{folder, tight});
+}
+
+TEST_CASE("speculation changes the number of steps and nothing else") {
+  engine<models::any> e{checkpoint_of<llama>().folder, {.longest = 128, .threads = 1}};
+  auto all = requests();
+  for (auto& r : all) {
+    for (int i = 0; i < 20; ++i) r.prompt.push_back(std::int32_t(i % 5));
+    r.max_tokens = 40;
+  }
+  auto const steps = [&](index_t drafts) {
+    for (auto& r : all) r.drafts = drafts;
+    int n = 0;
+    std::vector<outcome> results(all.size());
+    for (std::size_t i = 0; i < all.size(); ++i)
+      e.submit(all[i], [&, i](infer::new_token const& t) {
+        results[i].tokens.push_back(t.token);
+        results[i].digest += std::to_string(std::bit_cast<std::int32_t>(t.logits[std::size_t(t.token)])) + " ";
+        return true;
+      });
+    while (e.step()) ++n;
+    return std::pair(n, results);
+  };
+  CHECK(steps(4).second == steps(0).second);
+  for (auto& r : all) r.sampling = {.temperature = 0};  // so small a model repeats itself soon
+  auto const without = steps(0), with = steps(4);
+  CHECK(with.second == without.second);
+  CHECK(with.first < without.first);
 }
 
 TEST_CASE("tensor ranks give the bits of one") {

@@ -198,9 +198,9 @@ TEST_CASE("linear: rows of the weights are free to be split") {
 TEST_CASE("linear: weights that are numbers have the bits of gemm") {
   exec::host_context ctx(2);
   for (auto format : {f32, f16, weight_format::bf16})
-    for (index_t t : {index_t(1), index_t(2), index_t(5), index_t(17)})
-      for (index_t leaf : {index_t(0), index_t(48)}) {
-        index_t const n = 101, k = 131;
+    for (index_t t : {index_t(1), index_t(2), index_t(7), index_t(15), index_t(17)})
+      for (index_t leaf : {index_t(0), index_t(16), index_t(48), index_t(50)}) {
+        index_t const n = 101, k = leaf == 16 ? 131 : 136;
         ref::random_weights const w(format, n, k);
         auto const x = random_rows(t, k, "x");
         std::vector<float> wide, y(std::size_t(t * n), poison);

@@ -9,8 +9,8 @@
 #include <tenon/ops/host/quantize.hpp>
 
 #include "io/scratch_folder.hpp"
-#include "ref/values.hpp"
 #include "ref/decoded_weights.hpp"
+#include "ref/values.hpp"
 
 using namespace tenon;
 

@@ -12,7 +12,8 @@ using namespace tenon;
 namespace {
 double value(index_t i) { return std::sin(0.37 * double(i)) + 0.1; }
 
-void check(int heads, int width, int rotary, index_t row_stride, ops::rope_pairing pairing, float base) {
+void check(int heads, int width, int rotary, index_t row_stride, ops::rope_pairing pairing, float base,
+           std::vector<float> const& factors = {}) {
   exec::host_context ctx(2);
   std::vector<index_t> const positions{0, 1, 7, 4095, 100000};
   index_t const tokens = index_t(positions.size());
@@ -25,6 +26,7 @@ void check(int heads, int width, int rotary, index_t row_stride, ops::rope_pairi
                              .rotary_width = rotary,
                              .positions = positions,
                              .base = base,
+                             .factors = factors,
                              .pairing = pairing};
   ops::rope(ctx, args);
   for (index_t t = 0; t < tokens; ++t)
@@ -40,7 +42,8 @@ void check(int heads, int width, int rotary, index_t row_stride, ops::rope_pairi
       bool const first = half ? within < rotary / 2 : within % 2 == 0;
       std::size_t const other =
           first ? at + std::size_t(half ? rotary / 2 : 1) : at - std::size_t(half ? rotary / 2 : 1);
-      double const angle = double(positions[std::size_t(t)]) * std::pow(double(base), -2.0 * pair / rotary);
+      double const angle = double(positions[std::size_t(t)]) * std::pow(double(base), -2.0 * pair / rotary) /
+                           (factors.empty() ? 1.0 : double(factors[std::size_t(pair)]));
       double const a = double(before[at]), b = double(before[other]);
       double const expected =
           first ? a * std::cos(angle) - b * std::sin(angle) : a * std::cos(angle) + b * std::sin(angle);
@@ -59,6 +62,7 @@ TEST_CASE("rope: against float64, and turning back") {
     check(3, 10, 6, 40, pairing, 10000);
     check(2, 64, 64, 130, pairing, 1e6f);
     check(2, 70, 70, 140, pairing, 500);
+    check(3, 10, 6, 40, pairing, 10000, {1, 2.5f, 8});
   }
 }
 
@@ -84,4 +88,8 @@ TEST_CASE("rope: the same bits for any number of threads; 16-bit types; refusals
                   argument_error);
   CHECK_THROWS_AS(ops::rope(ctx, (ops::rope_args<float>{matrix(x.data(), 99, 32), 2, 16, 16, positions})),
                   argument_error);
+  std::vector<float> const factors(7, 1.0f);
+  CHECK_THROWS_AS(
+      ops::rope(ctx, (ops::rope_args<float>{matrix(x.data(), 100, 32), 2, 16, 16, positions, 10000, factors})),
+      argument_error);
 }

@@ -105,7 +105,7 @@ def difference(model, shape, weights):
                             "--logprobs", str(VOCABULARY), "--json"))
     assert result["prompt_tokens"] == len(prompt), result
     tokens = [ord(c) - 32 for c in prompt] + result["token_ids"]
-    expected = log_probabilities(shape, {n: t.double() for n, t in weights.items()}, tokens)[len(prompt) - 1:-1]
+    expected = log_probabilities(shape, {n: t.double() for n, t in weights.items()}, tokens[:-1], len(prompt) - 1)
     ours = torch.full_like(expected, float("nan"))
     for row, entry in zip(ours, result["logprobs"]):
         for other in entry["top"]:
@@ -119,11 +119,14 @@ common = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "
 models = {
     "llama": {**common, "model_type": "llama", "rms_norm_eps": 1e-5},
     "mistral": {**common, "model_type": "mistral", "sliding_window": 70},
+    "llama3": {**common, "model_type": "llama", "rope_theta": 5e5, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256}},
     "qwen2": {**common, "model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
     "qwen3": {**common, "model_type": "qwen3", "head_dim": 32},
     "gemma3": {**common, "model_type": "gemma3_text", "tie_word_embeddings": True, "num_hidden_layers": 7,
                "head_dim": 32, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 70,
-               "sliding_window_pattern": 6},
+               "sliding_window_pattern": 6, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     "gpt2": {"model_type": "gpt2", "n_embd": 96, "n_layer": 3, "n_head": 6, "n_positions": 1024, "n_inner": None,
              "vocab_size": VOCABULARY, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
 }
@@ -131,9 +134,30 @@ for name, shape in models.items():
     weights = gpt2_weights(shape) if name == "gpt2" else decoder_weights(shape)
     place = os.path.join(folder, name)
     write_folder(place, shape, weights)
-    run("convert", place, place + ".gguf", "--type", "f32", "--quiet")
-    for model in (place, place + ".gguf"):
+    kinds = [place]
+    if name != "llama3":  # which convert refuses
+        kinds.append(place + ".gguf")
+        run("convert", *kinds, "--type", "f32", "--quiet")
+    for model in kinds:
         error, spread = difference(model, shape, weights)
         print(f"{os.path.basename(model):14} largest difference {error:.1e}, log-probabilities spread by {spread:.2f}",
               flush=True)
         assert error < TOLERANCE * spread
+
+# What these models do not do is not left out silently.
+for change, expected in (
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scales its rotary positions by 'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "without the number 'low_freq_factor'"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.0}}, "scales its rotary positions by 0"),
+        ({"hidden_act": "gelu"}, "has the hidden_act 'gelu'"),
+        ({"partial_rotary_factor": 0.5}, "turns a part of each head only"),
+        ({"query_pre_attn_scalar": 168}, "scales queries by another number than their width"),
+        ({"use_sliding_window": True, "max_window_layers": 2}, "has a sliding window in some layers"),
+        ({"layer_types": ["full_attention"] * 7}, "has other layers with a window")):
+    name = "gemma3" if "layer_types" in change else "llama"
+    with open(os.path.join(folder, name, "config.json"), "w", encoding="utf-8") as file:
+        json.dump({**models[name], **change}, file)
+    result = subprocess.run([os.path.join(programs, "generate"), "--model", os.path.join(folder, name), "--prompt",
+                             "a"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=100)
+    print(result.stderr.strip())
+    assert result.returncode == 1 and expected in result.stderr and "Fix: " in result.stderr, (change, result)

@@ -47,7 +47,7 @@ def rms_norm(x, weight, epsilon):
 
 
 def decoder(shape, w, tokens):
-    """Llama, Qwen 2, Qwen 3, Gemma 3: logits [t, vocabulary]."""
+    """Llama, Qwen 2, Qwen 3, Gemma 3: what goes into the head, and the head."""
     gemma = shape["model_type"] == "gemma3_text"
     norm = lambda x, name: rms_norm(x, w[name + ".weight"] + gemma, shape["rms_norm_eps"])
     linear = lambda x, name: F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
@@ -70,7 +70,7 @@ def decoder(shape, w, tokens):
         gate = F.gelu(gate, approximate="tanh") if gemma else F.silu(gate)
         h = linear(gate * linear(h, layer + "mlp.up_proj"), layer + "mlp.down_proj")
         x = x + (norm(h, layer + "post_feedforward_layernorm") if gemma else h)
-    return norm(x, "model.norm") @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    return norm(x, "model.norm"), w.get("lm_head.weight", w["model.embed_tokens.weight"])
 
 
 def gpt2(shape, w, tokens):
@@ -83,14 +83,15 @@ def gpt2(shape, w, tokens):
         x = x + linear(attention(q, k, v, None), f"h.{i}.attn.c_proj")
         h = F.gelu(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh")
         x = x + linear(h, f"h.{i}.mlp.c_proj")
-    return norm(x, "ln_f") @ w["wte.weight"].T
+    return norm(x, "ln_f"), w["wte.weight"]
 
 
 @torch.no_grad()
-def log_probabilities(shape, weights, tokens):
-    """What follows each of the tokens. @shape result [t, vocabulary]"""
+def log_probabilities(shape, weights, tokens, first):
+    """What follows each of the tokens from the place `first` on. @shape result [t - first, vocabulary]"""
     model = gpt2 if shape["model_type"] == "gpt2" else decoder
-    return model(shape, weights, torch.as_tensor(tokens)).log_softmax(-1)
+    hidden, head = model(shape, weights, torch.as_tensor(tokens))
+    return (hidden[first:] @ head.T).log_softmax(-1)
 
 
 def read_gemma_gguf(path):

@@ -3,6 +3,7 @@
 /// @file Number i of a block of weights in double, read off the table of layouts, each format by itself.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include <tenon/core/weight_format.hpp>
 

@@ -55,6 +55,7 @@ constexpr bool is_blocks(weight_format f) { return layout_of(f).values > 1; }
 /// function(constant) with the format as a constant, for those that are blocks; false for plain numbers.
 template <class Function>
 bool with_block_format(weight_format format, Function&& function) {
+  static_assert(weight_format::q8_0 == weight_format(3), "tenon: the first three formats are plain numbers.");
   return [&]<std::size_t... f>(std::index_sequence<f...>) {
     return ((std::size_t(format) == f + 3 &&
              (function(std::integral_constant<weight_format, weight_format(f + 3)>{}), true)) ||

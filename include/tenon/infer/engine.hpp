@@ -6,8 +6,8 @@
 #include <deque>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -18,6 +18,8 @@
 
 #include <tenon/infer/bind.hpp>
 #include <tenon/infer/scheduler.hpp>
+#include <tenon/infer/seen_tokens.hpp>
+#include <tenon/infer/speculation.hpp>
 #include <tenon/ops/sample.hpp>
 #include <tenon/policy/arithmetic.hpp>
 #include <tenon/policy/kv.hpp>
@@ -35,6 +37,7 @@ struct generation {
   index_t samples = 1;                      ///< continuations of the same prompt, each with random numbers of its own
   std::vector<std::int32_t> stop_tokens{};  ///< end a sample; they are handed out too
   bool wants_log_probabilities = false;
+  index_t drafts = 0;  ///< so many tokens are guessed from repetitions in the text and tried at once: faster, same bits
   index_t likeliest = 0;  ///< so many tokens besides, with their log-probabilities
   int priority = 0;
   std::uint64_t salt = 0;  ///< requests of different salt share no cached text
@@ -124,8 +127,12 @@ class engine {
                                          .priority = request.priority,
                                          .branches = request.samples,
                                          .salt = request.salt});
-    auto const shared = std::make_shared<request_state>(request_state{std::move(request), std::move(sink)});
-    live.emplace(first, sample_state{shared});
+    auto const& o = request.sampling;
+    sample_state s;
+    if (o.repetition_penalty != 1 || o.presence_penalty != 0 || o.frequency_penalty != 0)
+      s.seen.emplace(request.prompt, tokens);
+    s.of = std::make_shared<request_state>(request_state{std::move(request), std::move(sink)});
+    live.emplace(first, std::move(s));
     return schedule->request_of(first);
   }
   void cancel(infer::request_id id) {
@@ -157,7 +164,7 @@ class engine {
     network->run(batch, matrix(logits.data(), index_t(batch.wanted.size()), vocabulary()));
     index_t row = 0;
     for (auto const& p : plan.batch) {
-      if (p.logits > 0) draw(p.sequence, row);
+      if (p.logits > 0) draw(p.sequence, row, p.tokens.last(std::size_t(p.logits - 1)));
       row += p.logits;
     }
     return true;
@@ -183,60 +190,61 @@ class engine {
     std::shared_ptr<request_state> of;
     index_t sample = 0;
     bool has_forked = false;
+    std::optional<infer::seen_tokens> seen{};  ///< where a penalty asks for them
   };
 
-  /// Draws the next token of a sequence, whose logits are row `row`; of one that has just read its prompt, those of all
-  /// its samples.
-  void draw(infer::sequence_id id, index_t row) {
+  /// Draws the next token of a sequence, whose logits begin with row `row`, and tokens in the place of drafts as long as
+  /// they hold; of a sequence that has just read its prompt, the first tokens of all its samples.
+  void draw(infer::sequence_id id, index_t row, std::span<std::int32_t const> drafts) {
     if (sample_state& s = live.at(id); !std::exchange(s.has_forked, true))
       for (index_t k = 1; k < s.of->asked.samples; ++k) {
         auto const other = schedule->fork(id);
-        live.emplace(other, sample_state{s.of, k, true});
-        draw_one(other, row);
+        live.emplace(other, sample_state{s.of, k, true, s.seen});
+        draw_one(other, row, {});
       }
-    draw_one(id, row);
+    draw_one(id, row, drafts);
   }
-  void draw_one(infer::sequence_id id, index_t row) {
+  void draw_one(infer::sequence_id id, index_t row, std::span<std::int32_t const> drafts) {
     auto const found = live.find(id);
     sample_state& s = found->second;
     auto const& asked = s.of->asked;
     ops::sampling_options sampling = asked.sampling;
     sampling.sample = std::uint64_t(s.sample);
-    auto const tokens = schedule->tokens(id);
+    auto const known = schedule->tokens(id).size();
     likeliest.resize(std::size_t(asked.likeliest));
-    ops::sample_row r{.logits = logits.data() + row * vocabulary(),
-                      .options = &sampling,
-                      .position = tokens.size(),
-                      .seen = seen_tokens(tokens, asked),
-                      .wants_log_probability = asked.wants_log_probabilities,
-                      .likeliest = likeliest};
-    ops::sample(exec, ops::sample_args{.rows = {&r, 1},
-                                       .vocabulary = vocabulary(),
-                                       .leaf_vocabulary = arithmetic::feature_leaf(vocabulary())});
-    bool const stops =
-        std::find(asked.stop_tokens.begin(), asked.stop_tokens.end(), r.token) != asked.stop_tokens.end();
-    index_t const drawn = index_t(tokens.size() - asked.prompt.size()) + 1;
-    infer::new_token const t{s.sample,
-                             r.token,
-                             r.log_probability,
-                             likeliest,
-                             {r.logits, std::size_t(vocabulary())},
-                             stops                       ? infer::finish::stopped
-                             : drawn == asked.max_tokens ? infer::finish::length
-                                                         : infer::finish::no};
-    bool const goes_on = s.of->sink(t) && t.end == infer::finish::no;
-    schedule->commit(id, {&r.token, 1}, !goes_on);
-    if (!goes_on) live.erase(found);
-  }
-  /// How often each token is there, where a penalty asks for it.
-  std::span<ops::seen_token const> seen_tokens(std::span<std::int32_t const> tokens, infer::generation const& asked) {
-    auto const& o = asked.sampling;
-    seen.clear();
-    if (o.repetition_penalty == 1 && o.presence_penalty == 0 && o.frequency_penalty == 0) return {};
-    std::map<std::int32_t, std::int32_t> counts;
-    for (std::size_t i = 0; i < tokens.size(); ++i) counts[tokens[i]] += i >= asked.prompt.size();
-    for (auto const& [token, generated] : counts) seen.push_back({token, generated});
-    return seen;
+    drawn.clear();
+    bool goes_on = true;
+    do {
+      ops::sample_row r{.logits = logits.data() + (row + index_t(drawn.size())) * vocabulary(),
+                        .options = &sampling,
+                        .position = known + drawn.size(),
+                        .seen = s.seen ? s.seen->list() : std::span<ops::seen_token const>{},
+                        .wants_log_probability = asked.wants_log_probabilities,
+                        .likeliest = likeliest};
+      ops::sample(exec, ops::sample_args{.rows = {&r, 1},
+                                         .vocabulary = vocabulary(),
+                                         .leaf_vocabulary = arithmetic::feature_leaf(vocabulary())});
+      drawn.push_back(r.token);
+      if (s.seen) s.seen->add(r.token);
+      auto const& ends = asked.stop_tokens;
+      bool const stops = std::find(ends.begin(), ends.end(), r.token) != ends.end();
+      bool const is_last = index_t(known + drawn.size() - asked.prompt.size()) == asked.max_tokens;
+      infer::new_token const t{s.sample,
+                               r.token,
+                               r.log_probability,
+                               likeliest,
+                               {r.logits, std::size_t(vocabulary())},
+                               stops     ? infer::finish::stopped
+                               : is_last ? infer::finish::length
+                                         : infer::finish::no};
+      goes_on = s.of->sink(t) && t.end == infer::finish::no;
+    } while (goes_on && drawn.size() <= drafts.size() && drawn.back() == drafts[drawn.size() - 1]);
+    schedule->commit(id, drawn, !goes_on);
+    if (!goes_on) return void(live.erase(found));
+    if (asked.drafts == 0) return;
+    drawn.resize(std::size_t(asked.drafts));
+    auto const guessed = infer::ngram_draft(schedule->tokens(id), drawn);
+    schedule->draft(id, std::span(drawn).first(std::size_t(guessed)));
   }
 
   std::unique_ptr<comm::mesh<world_type>> ranks;
@@ -251,7 +259,7 @@ class engine {
   infer::step_batch batch;
   std::vector<float> logits;
   std::vector<ops::token_value> likeliest;
-  std::vector<ops::seen_token> seen;
+  std::vector<std::int32_t> drawn;
 };
 
 }  // namespace tenon

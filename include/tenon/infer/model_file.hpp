@@ -27,6 +27,7 @@
 #include <tenon/models/names.hpp>
 #include <tenon/nn/stored.hpp>
 #include <tenon/ops/host/linear.hpp>
+#include <tenon/ops/host/rope.hpp>
 #include <tenon/ops/linear.hpp>
 #include <tenon/text/byte_vocabulary.hpp>
 #include <tenon/text/gguf_vocabulary.hpp>
@@ -47,6 +48,7 @@ class model_file {
       std::string const kind(file.get<std::string_view>("general.architecture"));
       family = models::find_architecture_by_gguf(kind);
       if (!family) refuse("is of the architecture '" + kind + "'");
+      check_kind();
       return;
     }
     auto const& folder = files.emplace<io::hf_folder>(where);
@@ -63,6 +65,7 @@ class model_file {
       family = models::find_architecture_by_model_type(kind);
       if (!family) refuse("is of the model_type '" + kind + "'");
     }
+    check_kind();
   }
   model_file(model_file const&) = delete;
 
@@ -126,11 +129,18 @@ class model_file {
     else add(std::get<io::hf_folder>(files));
     return sums;
   }
-  /// Makes a network of this shape read the file's weights as they are: GGUF has the rotary pairs of a Llama side by side.
+  /// Makes a network of this shape read the file's weights as they are, GGUF having the rotary pairs of a Llama side by
+  /// side, and turn them as slowly as the file says.
+  /// @error file_error when rotary positions are scaled in a way that is not supported
   template <class Network>
   void adapt(Network& net) const {
-    if (gguf() && family->gguf == "llama")
-      for (auto& layer : net.layers.layers) layer.first.inner.rope.pairing = ops::rope_pairing::interleaved;
+    for (auto& layer : net.layers.layers) {
+      auto& attention = layer.first.inner;
+      if (attention.rope.base == 0) continue;
+      if (gguf() && family->gguf == "llama") attention.rope.pairing = ops::rope_pairing::interleaved;
+      bool const is_local = family->family == models::gemma_names && attention.window != 0;
+      if (!is_local) attention.rope.factors = rope_factors(attention.head_width / 2, double(attention.rope.base));
+    }
   }
   /// Tokens that end a text or a turn: those the file names, and those that chat models end a turn with.
   std::vector<text::token_id> end_tokens(text::tokenizer const& words) const {
@@ -167,6 +177,83 @@ class model_file {
     for (auto const& a : models::architecture_names) (known.empty() ? known : known += ", ") += a.gguf;
     throw file_error(place.string(), what + ", which is not supported. Fix: a model of the kind " + known + ".");
   }
+  /// What config.json says of rotary positions: of those of the layers that see everything, or of the others.
+  nlohmann::json rope_description(char const* layers = "full_attention") const {
+    for (char const* name : {"rope_parameters", "rope_scaling"})
+      if (auto const found = shape.find(name); found != shape.end() && found->is_object())
+        return found->value(layers, *found);
+    return nlohmann::json::object();
+  }
+  /// How much slower each pair turns; empty: none does.
+  /// @source transformers, modeling_rope_utils.py; llama.cpp has the factors of llama3 in a tensor of the file
+  std::vector<float> rope_factors(index_t pairs, double base) const {
+    std::string kind;
+    double factor = 1;
+    nlohmann::json const described = rope_description();
+    if (gguf()) {
+      std::string const rope = std::string(family->gguf) + ".rope.";
+      if (gguf()->find_value<index_t>(rope + "dimension_count").value_or(2 * pairs) != 2 * pairs) refuse(part_of_head);
+      if (auto const found = gguf()->find("rope_freqs.weight")) {
+        std::vector<float> factors(static_cast<std::size_t>(pairs));
+        if (found->format != weight_format::f32 || found->rows * found->cols != pairs)
+          refuse("has a rope_freqs.weight that is not one fp32 value per rotary pair");
+        std::memcpy(factors.data(), found->data, factors.size() * sizeof(float));
+        return factors;
+      }
+      kind = gguf()->find_value<std::string_view>(rope + "scaling.type").value_or("linear");
+      factor = gguf()
+                   ->find_value<double>(rope + "scaling.factor")
+                   .value_or(gguf()->find_value<double>(rope + "scale_linear").value_or(1));
+    } else {
+      kind = described.value("rope_type", described.value("type", "default"));
+      factor = described.value("factor", 1.0);
+    }
+    if (kind == "default" || kind == "none" || (kind == "linear" && factor == 1)) return {};
+    if (!(factor > 0)) refuse("scales its rotary positions by " + std::to_string(factor));
+    std::vector<float> factors(static_cast<std::size_t>(pairs), float(factor));
+    if (kind == "llama3") {
+      auto const number = [&](char const* name) {
+        auto const found = described.find(name);
+        if (found == described.end() || !found->is_number())
+          refuse(std::string("scales its rotary positions by 'llama3' without the number '") + name + "'");
+        return found->template get<double>();
+      };
+      double const low = number("low_freq_factor"), high = number("high_freq_factor"),
+                   context = number("original_max_position_embeddings"), log_base = ops::detail::fixed_log(base);
+      for (std::size_t i = 0; i < factors.size(); ++i) {
+        double const turns =
+            context * ops::detail::fixed_exp(-log_base * double(i) / double(pairs)) / 6.283185307179586;
+        double const smooth = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+        factors[i] = float(1 / (smooth + (1 - smooth) / factor));
+      }
+    } else if (kind != "linear") {
+      refuse("scales its rotary positions by '" + kind + "'");
+    }
+    return factors;
+  }
+  /// Refuses what a file can ask for and these models do not do.
+  void check_kind() const {
+    bool const is_gated_silu = family->family & (models::llama_names | models::qwen_names);
+    for (char const* name : {"hidden_act", "hidden_activation", "activation_function"})
+      if (auto const kind = shape.find(name); kind != shape.end() && kind->is_string())
+        if (is_gated_silu ? *kind != "silu" : *kind != "gelu_pytorch_tanh" && *kind != "gelu_new")
+          refuse(std::string("has the ") + name + " '" + kind->get<std::string>() + "'");
+    if (find_number("partial_rotary_factor").value_or(1) != 1) refuse(part_of_head);
+    auto const scale = find_number("query_pre_attn_scalar");
+    bool const is_27b = gguf() && family->family == models::gemma_names && find_number("num_hidden_layers") == 62;
+    if (is_27b || (scale && *scale != find_number("head_dim").value_or(256)))
+      refuse("scales queries by another number than their width");
+    if (!gguf() && shape.value("use_sliding_window", false) && find_number("max_window_layers").value_or(0) != 0)
+      refuse("has a sliding window in some layers");
+    if (auto const kinds = shape.find("layer_types"); kinds != shape.end() && family->family == models::gemma_names) {
+      auto const pattern = std::size_t(find_number("sliding_window_pattern").value_or(6));
+      for (std::size_t i = 0; i < kinds->size(); ++i)
+        if (((i + 1) % std::max<std::size_t>(pattern, 1) == 0) != (kinds->at(i) == "full_attention"))
+          refuse("has other layers with a window than all but every " + std::to_string(pattern) + "th");
+    }
+    for (char const* bias : {"self_attn.o_proj.bias", "mlp.down_proj.bias"})
+      if (find(std::string("model.layers.0.") + bias)) refuse(std::string("has a ") + bias);
+  }
   /// A number of the shape, by its name in config.json.
   std::optional<double> find_number(std::string_view name) const {
     if (!gguf()) {
@@ -182,6 +269,9 @@ class model_file {
     if (auto const n = find_number(name)) return *n;
     throw file_error(place.string(), std::string("says no number '") + name +
                                          "' of the model's shape. Fix: use a file of the model that is complete.");
+  }
+  float rope_base(char const* name, char const* layers, double otherwise) const {
+    return float(find_number(name).value_or(rope_description(layers).value("rope_theta", otherwise)));
   }
   index_t count(char const* name) const { return index_t(number(name)); }
   index_t vocabulary(char const* table) const {
@@ -200,8 +290,8 @@ class model_file {
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
          .vocabulary = vocabulary("model.embed_tokens.weight"),
-         .rope_base = float(find_number("rope_theta").value_or(1e6)),
-         .local_rope_base = float(find_number("rope_local_base_freq").value_or(1e4)),
+         .rope_base = rope_base("rope_theta", "full_attention", 1e6),
+         .local_rope_base = rope_base("rope_local_base_freq", "sliding_attention", 1e4),
          .window = count("sliding_window"),
          .pattern = index_t(find_number("sliding_window_pattern").value_or(6)),
          .epsilon = float(find_number("rms_norm_eps").value_or(1e-6))};
@@ -214,7 +304,7 @@ class model_file {
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
          .vocabulary = vocabulary("model.embed_tokens.weight"),
-         .rope_base = float(find_number("rope_theta").value_or(1e4)),
+         .rope_base = rope_base("rope_theta", "full_attention", 1e4),
          .qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value(),
          .tied = !find("lm_head.weight"),
          .epsilon = float(find_number("rms_norm_eps").value_or(1e-6)),
@@ -233,6 +323,7 @@ class model_file {
          .tied = !find("lm_head.weight")};
   }
 
+  static constexpr char const* part_of_head = "turns a part of each head only";
   std::filesystem::path place;
   std::variant<std::monostate, io::gguf_file, io::hf_folder> files;
   models::architecture_name const* family = nullptr;

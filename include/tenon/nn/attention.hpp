@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 #include <optional>
+#include <vector>
 
 #include <tenon/nn/context_attention.hpp>
 #include <tenon/nn/linear.hpp>
@@ -14,6 +15,7 @@ namespace tenon::nn {
 struct rope_options {
   float base = 0;
   ops::rope_pairing pairing = ops::rope_pairing::half;
+  std::vector<float> factors{};  ///< each pair turns so much slower; empty: none
 };
 
 /// Causal self-attention with grouped queries: one fused projection to q, k and v, attention, one projection back.
@@ -162,6 +164,7 @@ struct self_attention {
                                            .rotary_width = head_width,
                                            .positions = pass.positions,
                                            .base = rope.base,
+                                           .factors = rope.factors,
                                            .pairing = rope.pairing,
                                            .inverse = inverse});
   }

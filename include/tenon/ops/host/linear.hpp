@@ -21,19 +21,16 @@ namespace detail {
 
 TENON_ALWAYS_INLINE void quantize(float const* x, quantized_block& out) {
   simd::f32x16 const a[2] = {simd::load(x), simd::load(x + lanes)};
+  bool const finite = !simd::any(simd::is_nan((a[0] - a[0]) + (a[1] - a[1])));
   float const amax = simd::reduce_max(simd::max(simd::abs(a[0]), simd::abs(a[1])));
-  bool const finite = !simd::any(simd::is_nan(a[0] - a[0])) && !simd::any(simd::is_nan(a[1] - a[1]));
   bool const zero = !finite || amax < 0x1p-100f;
-  out.scale = zero ? 0.0f : amax / 127.0f;
+  out.scale = !finite ? std::numeric_limits<float>::quiet_NaN() : zero ? 0.0f : amax / 127.0f;
   simd::f32x16 const inverse = simd::broadcast(zero ? 0.0f : 127.0f / amax);
   for (int h = 0; h < 2; ++h) {
-    auto const rounded = finite ? simd::to_int(simd::round(a[h] * inverse)) : simd::broadcast_int(0);
-    simd::store_low_bytes(out.values + h * lanes, rounded);
-    int sum = 0;
-    for (int i = 0; i < lanes; ++i) sum += out.values[h * lanes + i];
-    out.sums[h] = std::int16_t(sum);
+    auto const rounded = finite ? simd::round(a[h] * inverse) : simd::zeros();
+    simd::store_low_bytes(out.values + h * lanes, simd::to_int(rounded));
+    out.sums[h] = std::int16_t(simd::reduce_add(rounded));  // small integers: exact
   }
-  if (!finite) out.scale = std::numeric_limits<float>::quiet_NaN();
   out.scaled_sum = out.scale * float(out.sums[0] + out.sums[1]);
 }
 
@@ -68,93 +65,115 @@ inline void check_linear(linear_args const& a) {
                          " values cuts a group of 32. Fix: a multiple of 32, or 0.");
 }
 
-/// Weights in blocks. A thread takes a strip of outputs at a time: for one row of x straight from where the weights lie,
-/// for more it unpacks the strip for itself.
-class linear_driver {
+/// Outputs in strips of `width`, some of them on each thread.
+class linear_strips {
  public:
-  linear_driver(exec::host_context& context, linear_args const& arguments, matrix_view<quantized_block const> rows_of_x)
-      : ctx(context), a(arguments), x(rows_of_x), t(x.extent(0)),
-        leaves(a.weight.cols, a.leaf), epilogue{a.y, a.bias, false, a.activation, false, a.residual, {}} {}
+  /// @param space  floats that a thread needs for itself
+  linear_strips(exec::host_context& context, linear_args const& arguments, index_t strip_width, index_t space)
+      : ctx(context), a(arguments), width(strip_width), own_floats(round_up(space, lanes)) {
+    own = ctx.scratch().allocate<float>(own_floats * ctx.pool().size());
+    index_t const whole = a.weight.rows / width * width, bytes = a.weight.row_bytes();
+    if (whole == a.weight.rows) return;
+    // A last strip that is not whole is completed by rows of zeros.
+    auto* const copy = ctx.scratch().allocate<std::byte>(width * bytes);
+    std::memset(copy, 0, std::size_t(width * bytes));
+    std::memcpy(copy, a.weight.row(whole), std::size_t((a.weight.rows - whole) * bytes));
+    last_rows = copy;
+    last_first = whole;
+  }
 
-  void run() {
-    arena_scope scope(ctx.scratch());
-    exec::thread_pool& pool = ctx.pool();
-    index_t const strip = t == 1 ? lanes : linear_tile::cols, strips = ceil_div(a.weight.rows, strip);
-    bool const alone = double(t) * double(a.weight.rows) * double(a.weight.cols) < gemm_plan::least_parallel_work;
-    index_t const in_chunk =
-        alone ? strips
-              : std::clamp<index_t>(chunk_bytes / (strip * a.weight.row_bytes()), 1, ceil_div(strips, 4 * pool.size()));
-    panel_floats = t == 1 ? 0 : weight_panel::floats(leaves.groups);
-    index_t const space = panel_floats * linear_tile::panels + leaves.node_values() + linear_tile::size;
-    float* const spaces = ctx.scratch().allocate<float>(space * pool.size());
-    copy_last_rows(strip);
+  /// function(first output, its weights, weights that this thread reads next, space)
+  template <class Function>
+  void run(Function&& function) const {
+    index_t const strips = ceil_div(a.weight.rows, width);
+    int const threads = ctx.pool().size();
+    bool const alone =
+        double(a.y.extent(0)) * double(a.weight.rows) * double(a.weight.cols) < gemm_plan::least_parallel_work;
+    index_t const most = ceil_div(strips, 4 * threads), in_chunk = chunk_bytes / (width * a.weight.row_bytes());
+    index_t const chunk = alone ? strips : std::clamp<index_t>(in_chunk, 1, most);
     std::atomic<index_t> next{0};
     auto const work = [&](int thread) {
-      with_block_format(a.weight.format, [&]<class F>(F) {
-        float* const own = spaces + thread * space;
-        auto const take = [&] { return next.fetch_add(in_chunk, std::memory_order_relaxed); };
-        // The chunk that follows is taken early: its memory is fetched meanwhile.
-        for (index_t first = take(), then; first < strips; first = then) {
-          then = take();
-          for (index_t s = first, end = std::min(first + in_chunk, strips); s < end; ++s)
-            if (t == 1) one_row<F::value>(s * strip, (s + 1 < end ? s + 1 : std::min(then, strips)) * strip, own);
-            else rows<F::value>(s * strip, own);
-        }
-      });
+      auto const take = [&] { return next.fetch_add(chunk, std::memory_order_relaxed); };
+      // The chunk that follows is taken early: its memory is fetched meanwhile.
+      for (index_t first = take(), then; first < strips; first = then) {
+        then = take();
+        for (index_t s = first, end = std::min(first + chunk, strips); s < end; ++s)
+          function(s * width, rows_from(s * width),
+                   a.weight.row(std::min((s + 1 < end ? s + 1 : then) * width, a.weight.rows)),
+                   own + thread * own_floats);
+      }
     };
     if (alone) work(0);
-    else pool.run(work);
+    else ctx.pool().run(work);
   }
 
  private:
   static constexpr index_t chunk_bytes = index_t(1) << 16;  ///< of weights that a thread takes at a time
 
-  /// A last strip that is not whole is completed by rows of zeros.
-  void copy_last_rows(index_t strip) {
-    index_t const whole = a.weight.rows / strip * strip, bytes = a.weight.row_bytes();
-    if (whole == a.weight.rows) return;
-    auto* const copy = ctx.scratch().allocate<std::byte>(strip * bytes);
-    std::memset(copy, 0, std::size_t(strip * bytes));
-    std::memcpy(copy, a.weight.row(whole), std::size_t((a.weight.rows - whole) * bytes));
-    last_rows = copy;
-    last_first = whole;
-  }
-  std::byte const* weights(index_t first) const {
+  std::byte const* rows_from(index_t first) const {
     return first < last_first ? a.weight.row(first) : last_rows + (first - last_first) * a.weight.row_bytes();
-  }
-  void store(float const* tile, index_t row, index_t col, int tokens, index_t cols) const {
-    epilogue.store_tile(tile, cols, row, col, tokens, int(std::min(cols, a.weight.rows - col)));
-  }
-
-  template <weight_format F>
-  void one_row(index_t first, index_t then, float* own) const {
-    float out[lanes];
-    multiply_row<F>(weights(first), a.weight.row_bytes(), x.data(), leaves, own, a.weight.row(then), out);
-    store(out, 0, first, 1, lanes);
-  }
-  template <weight_format F>
-  void rows(index_t first, float* own) const {
-    for (index_t p = 0; p < linear_tile::panels; ++p)
-      unpack_panel<F>(weights(first + p * lanes), a.weight.row_bytes(), a.weight.cols, own + p * panel_floats);
-    float* const tile = own + linear_tile::panels * panel_floats;
-    linear_strip const strip{traits_of(F), leaves, own, panel_floats, tile + linear_tile::size};
-    for (index_t i = 0; i < t;) {
-      int const done = multiply_tokens(strip, row(x, i), x.stride(0), t - i, tile);
-      store(tile, i, first, done, linear_tile::cols);
-      i += done;
-    }
   }
 
   exec::host_context& ctx;
   linear_args const& a;
-  matrix_view<quantized_block const> x;
-  index_t t;
-  linear_leaves leaves;
-  gemm_epilogue<float> epilogue;
-  index_t panel_floats = 0;
+  index_t width, own_floats;
+  float* own;
   std::byte const* last_rows = nullptr;
   index_t last_first = std::numeric_limits<index_t>::max();
 };
+
+/// What becomes of finished sums [tokens, width].
+struct linear_output {
+  gemm_epilogue<float> epilogue;
+  explicit linear_output(linear_args const& a) : epilogue{a.y, a.bias, false, a.activation, false, a.residual, {}} {}
+  void store(float const* sums, index_t token, index_t first, int tokens, index_t width) const {
+    epilogue.store_tile(sums, width, token, first, tokens, int(std::min(width, epilogue.c.extent(1) - first)));
+  }
+};
+
+/// Weights in blocks: for one row of x straight from where they lie, for more a strip of them is unpacked first.
+template <weight_format F>
+void multiply_blocks(exec::host_context& ctx, linear_args const& a, matrix_view<quantized_block const> x) {
+  index_t const t = x.extent(0), stride = a.weight.row_bytes();
+  linear_leaves const leaves(a.weight.cols, a.leaf, weight_group);
+  linear_output const output(a);
+  if (t == 1) {
+    linear_strips(ctx, a, lanes, leaves.node_values())
+        .run([&](index_t first, std::byte const* weights, std::byte const* ahead, float* own) {
+          float sums[lanes];
+          multiply_row<F>(weights, stride, x.data(), leaves, own, ahead, sums);
+          output.store(sums, 0, first, 1, lanes);
+        });
+    return;
+  }
+  index_t const panel = weight_panel::floats(leaves.groups), panels = panel * linear_tile::panels;
+  linear_strips(ctx, a, linear_tile::cols, panels + linear_tile::size + leaves.node_values())
+      .run([&](index_t first, std::byte const* weights, std::byte const*, float* own) {
+        for (index_t p = 0; p < linear_tile::panels; ++p)
+          unpack_panel<F>(weights + p * lanes * stride, stride, a.weight.cols, own + p * panel);
+        float* const sums = own + panels;
+        linear_strip const strip{traits_of(F), leaves, own, panel, sums + linear_tile::size};
+        for (index_t i = 0, done; i < t; i += done) {
+          done = multiply_tokens(strip, row(x, i), x.stride(0), t - i, sums);
+          output.store(sums, i, first, int(done), linear_tile::cols);
+        }
+      });
+}
+
+/// Weights that are numbers and rows of x so few that these stay where they lie, and are turned in registers.
+template <class T>
+void multiply_few_rows(exec::host_context& ctx, linear_args const& a) {
+  linear_leaves const leaves(a.weight.cols, a.leaf, number_group<T>);
+  linear_output const output(a);
+  linear_strips(ctx, a, lanes, linear_tile::size + leaves.node_values())
+      .run([&](index_t first, std::byte const* weights, std::byte const* ahead, float* sums) {
+        for (index_t i = 0, done; i < a.x.extent(0); i += done) {
+          done = multiply_number_rows<T>(weights, a.weight.row_bytes(), row(a.x, i), a.x.stride(0), a.x.extent(0) - i,
+                                         leaves, sums + linear_tile::size, i ? nullptr : ahead, sums);
+          output.store(sums, i, first, int(done), lanes);
+        }
+      });
+}
 
 }  // namespace detail
 
@@ -189,12 +208,20 @@ struct kernel_for<linear_t, device::host> {
       kernel_for<quantize_rows_t, device::host>::run(ctx, {a.x, made});
       x = made;
     }
-    detail::linear_driver(ctx, a, x).run();
+    detail::with_block_format(a.weight.format, [&]<class F>(F) { detail::multiply_blocks<F::value>(ctx, a, x); });
   }
 
  private:
+  /// Rows of x up to which packing all weights, as `gemm` does, costs more than it saves.
+  static constexpr index_t few_rows = TENON_SIMD_AVX512() ? 16 : 2;
+
   static void multiply_numbers(exec::host_context& ctx, linear_args const& a) {
     detail::with_element_format(a.weight.format, [&]<class T>(T) {
+      constexpr index_t group = detail::number_group<T>;
+      index_t const k = a.weight.cols;
+      arena_scope scope(ctx.scratch());
+      if (a.x.extent(0) <= few_rows && k > 0 && k % group == 0 && (a.leaf % group == 0 || a.leaf >= k))
+        return detail::multiply_few_rows<T>(ctx, a);
       kernel_for<gemm_t, device::host>::run(
           ctx, gemm_args<float, float, T>{.c = a.y,
                                           .a = a.x,

@@ -19,12 +19,12 @@ struct linear_tile {
   static constexpr int size = tokens * cols;
 };
 
-/// A row of k in groups of 32, leaf by leaf.
+/// A row of k in groups, leaf by leaf.
 struct linear_leaves {
   index_t groups;       ///< of all of k
   index_t leaf_groups;  ///< of a leaf
-  linear_leaves(index_t k, index_t leaf)
-      : groups(k / weight_group), leaf_groups(leaf > 0 && leaf < k ? leaf / weight_group : groups) {}
+  linear_leaves(index_t k, index_t leaf, index_t group)
+      : groups(k / group), leaf_groups(leaf > 0 && leaf < k ? leaf / group : groups) {}
   index_t count() const { return ceil_div(groups, leaf_groups); }
   index_t node_values() const { return tree_levels(count()) * linear_tile::size; }
 
@@ -48,6 +48,57 @@ struct linear_leaves {
     }
   }
 };
+
+/// Value J of a group of numbers that `load_turned` has turned.
+template <class T, int J>
+TENON_ALWAYS_INLINE simd::f32x16 number_of(std::array<simd::i32x16, 4> const& t) {
+  constexpr std::size_t at = std::size_t(J) * sizeof(T) / 4;
+  if constexpr (std::same_as<T, float>) return simd::from_bits(t[at]);
+  else if constexpr (std::same_as<T, fp16>) return J % 2 ? blocks::high_half(t[at]) : blocks::low_half(t[at]);
+  else if constexpr (J % 2) return simd::from_bits(t[at] & simd::broadcast_int(std::int32_t(0xffff0000u)));
+  else return simd::from_bits(simd::shift_left<16>(t[at]));
+}
+/// Numbers that are turned at a time.
+template <class T>
+inline constexpr index_t number_group = 16 / index_t(sizeof(T));
+
+/// out [R, 16] = R rows of x, `x_stride` apart, times sixteen rows of weights that are numbers.
+/// `ahead`: memory that will be read next, as many bytes, or null.
+template <class T, int R>
+TENON_NOINLINE void multiply_numbers(std::byte const* p, index_t stride, float const* x, index_t x_stride,
+                                     linear_leaves const& leaves, float* nodes, std::byte const* ahead, float* out) {
+  constexpr int group = int(number_group<T>);
+  simd::f32x16 sum[R];
+  unrolled<R>([&](auto r) TENON_INLINE_LAMBDA { sum[r] = simd::zeros(); });
+  for (index_t i = 0; i < leaves.groups; ++i, p += 16, x += group) {
+    if (ahead)
+      for (int line = 0; line < 4; ++line, ahead += cache_line_bytes) __builtin_prefetch(ahead, 0, 2);
+    auto const t = simd::load_turned(p, stride);
+    unrolled<group>([&](auto j) TENON_INLINE_LAMBDA {
+      simd::f32x16 const w = number_of<T, j>(t);
+      unrolled<R>([&](auto r)
+                      TENON_INLINE_LAMBDA { sum[r] = simd::fma(simd::broadcast(x[r * x_stride + j]), w, sum[r]); });
+    });
+    leaves.close(i, sum, nodes);
+  }
+  unrolled<R>([&](auto r) TENON_INLINE_LAMBDA { simd::store(out + r * lanes, sum[r]); });
+}
+
+/// The widest of these for at most `left` rows of x; returns how many it did.
+template <class T>
+int multiply_number_rows(std::byte const* p, index_t stride, float const* x, index_t x_stride, index_t left,
+                         linear_leaves const& leaves, float* nodes, std::byte const* ahead, float* out) {
+  auto const run = [&]<int R>(std::integral_constant<int, R>) {
+    multiply_numbers<T, R>(p, stride, x, x_stride, leaves, nodes, ahead, out);
+    return R;
+  };
+  if constexpr (linear_tile::size >= 8 * lanes) {
+    if (left >= 8) return run(std::integral_constant<int, 8>());
+    if (left >= 4) return run(std::integral_constant<int, 4>());
+  }
+  if (left >= 2) return run(std::integral_constant<int, 2>());
+  return run(std::integral_constant<int, 1>());
+}
 
 /// Four of the values, in every lane.
 TENON_ALWAYS_INLINE simd::i32x16 broadcast_values(quantized_block const& x, int i) {

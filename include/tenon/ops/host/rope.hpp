@@ -67,11 +67,15 @@ struct kernel_for<rope_t, device::host> {
     detail::require(a.rotary_width % 2 == 0 && a.rotary_width <= a.width && a.base > 0,
                     "tenon::ops::rope: rotary_width is odd or larger than width, or base is not positive. Fix: an even "
                     "width and a base such as 10000.");
+    detail::require(
+        a.factors.empty() || index_t(a.factors.size()) == pairs,
+        "tenon::ops::rope: there are not as many factors as pairs. Fix: rotary_width / 2 of them, or none.");
     arena_scope scope(ctx.scratch());
     double* const frequency = ctx.scratch().allocate<double>(pairs);
     double const log_base = detail::fixed_log(double(a.base));
     for (index_t i = 0; i < pairs; ++i)
       frequency[i] = detail::fixed_exp(-log_base * (double(2 * i) / double(a.rotary_width)));
+    for (index_t i = 0; i < index_t(a.factors.size()); ++i) frequency[i] /= double(a.factors[std::size_t(i)]);
     ctx.pool().for_range(tokens, detail::piece_rows(index_t(a.heads) * a.width), [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t) turn_row(a, t, frequency, pairs);
     });
