@@ -208,7 +208,7 @@ struct kernel_for<linear_t, device::host> {
       kernel_for<quantize_rows_t, device::host>::run(ctx, {a.x, made});
       x = made;
     }
-    detail::with_block_format(a.weight.format, [&]<class F>(F) { detail::multiply_blocks<F::value>(ctx, a, x); });
+    with_block_format(a.weight.format, [&]<class F>(F) { detail::multiply_blocks<F::value>(ctx, a, x); });
   }
 
  private:
