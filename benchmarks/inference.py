@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """Inference, tenon beside llama.cpp: the same file, the same threads, in turn in one run.
 
-usage: inference.py MODEL.gguf [--build build/release] [--python PYTHON_WITH_LLAMA_CPP] [--rounds 2] [--threads 1 2]
+usage: inference.py MODEL.gguf [--build build/release] [--python PYTHON_WITH_LLAMA_CPP] [--rounds 2]
+                    [--threads 1 2] [--new-tokens 64]
 
 Prints a Markdown table of tokens/s (medians over rounds) and ratios. llama.cpp comes as the Python package
 llama-cpp-python (`pip install llama-cpp-python` compiles it for this machine) and is called through its C functions:
@@ -18,11 +19,11 @@ import subprocess
 import sys
 import time
 
-PROMPT, SHORT, STEPS = 512, 16, 64  # as bench_infer has them
+PROMPT, SHORT = 512, 16  # as bench_infer has them
 BATCHES = (1, 4, 16, 64)
 
 
-def llama(model, threads):
+def llama(model, threads, steps):
     """What llama.cpp does, as the JSON of bench_infer has it."""
     import ctypes
 
@@ -74,7 +75,7 @@ def llama(model, threads):
     c.llama_free(ctx)
     generation = []
     for batch in BATCHES:
-        each = SHORT + STEPS
+        each = SHORT + steps
         ctx = context(batch, batch * (-(-each // 256) * 256), max(PROMPT, batch * SHORT))
         decode(ctx, batch, 0, SHORT)
         seconds = statistics.median(decode(ctx, batch, at, 1) for at in range(SHORT, each))
@@ -99,11 +100,12 @@ def main():
     parser.add_argument("--build", default="build/release")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has llama-cpp-python")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--new-tokens", type=int, default=64, help="steps of generation that are timed")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--llama", action="store_true", help=argparse.SUPPRESS)  # one run of llama.cpp
     args = parser.parse_args()
     if args.llama:
-        return llama(args.model, args.threads[0])
+        return llama(args.model, args.threads[0], args.new_tokens)
 
     what = {"first token of a short prompt, 1/s": lambda r: 1 / r["first_token_seconds"],
             f"prefill of {PROMPT}": lambda r: r["prefill_tokens_per_second"]}
@@ -115,10 +117,10 @@ def main():
         ours, theirs = [], []
         for _ in range(args.rounds):
             ours.append(run([os.path.join(args.build, "examples", "bench_infer"), "--model", args.model, "--threads",
-                             str(threads), "--prompt-tokens", str(PROMPT), "--new-tokens", str(STEPS), "--batches",
+                             str(threads), "--prompt-tokens", str(PROMPT), "--new-tokens", str(args.new_tokens), "--batches",
                              ",".join(map(str, BATCHES)), "--json"]))
             theirs.append(run([args.python, os.path.abspath(__file__), args.model, "--llama", "--threads",
-                               str(threads)]))
+                               str(threads), "--new-tokens", str(args.new_tokens)]))
         for title, value in what.items():
             a, b = (statistics.median(map(value, side)) for side in (ours, theirs))
             ratio = statistics.median(value(x) / value(y) for x, y in zip(ours, theirs))
