@@ -48,4 +48,15 @@ inline char32_t lower_case(char32_t c) {
   return c;
 }
 
+/// The capital letter of a small one, where it has one of its own.
+inline char32_t upper_case(char32_t c) {
+  if (c < 0x80) return c >= 'a' && c <= 'z' ? c - 32 : c;
+  for (std::size_t i = 0; i < std::size(detail::lower_ranges); i += 4) {
+    char32_t const first = detail::lower_ranges[i], last = detail::lower_ranges[i + 1],
+                   capital = c - detail::lower_ranges[i + 3];
+    if (capital >= first && capital <= last && (capital - first) % detail::lower_ranges[i + 2] == 0) return capital;
+  }
+  return c;
+}
+
 }  // namespace tenon::text
