@@ -37,7 +37,7 @@ struct page_move {
 
 /// The pages of all sequences of a model. Sequences share a page as long as it is the same text for both: after a fork,
 /// or where they begin as an earlier one did; whoever writes into a shared page gets a copy first.
-/// @test tests/infer/page_tables_test.cpp, tests/infer/scheduler_test.cpp
+/// @test tests/infer/scheduler_test.cpp
 class page_tables {
  public:
   /// @param swap_pages places of each group's swap space   @param keeps_prefixes pages that nobody uses stay findable
