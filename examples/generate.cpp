@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include <tenon/infer/stop.hpp>
+#include <tenon/text/chat.hpp>
 
 #include "any_model/engine.hpp"
 
@@ -22,7 +23,7 @@ using namespace tenon;
 using clock_type = std::chrono::steady_clock;
 
 struct arguments {
-  std::string model, prompt;
+  std::string model, prompt, chat;
   index_t max_tokens = 128, context = 0;
   ops::sampling_options sampling{.temperature = 0.8f, .top_k = 40, .top_p = 0.95f};
   std::vector<std::string> stops;
@@ -39,12 +40,23 @@ nlohmann::json log_probability_of(text::tokenizer const& words, std::int32_t tok
   return {{"token", words.decode(std::vector{token}, true)}, {"id", token}, {"logprob", value}};
 }
 
+/// The prompt as a user's message, as the chat format wants it.
+std::vector<std::int32_t> as_message(arguments const& a, infer::model_file const& file, text::tokenizer const& words) {
+  std::string format(a.chat == "model" ? "" : text::built_in_template(a.chat));
+  if (a.chat == "model") {
+    if (file.gguf()) format = file.gguf()->find_value<std::string_view>("tokenizer.chat_template").value_or("");
+    if (format.empty())
+      throw file_error(a.model, "has no chat template. Fix: name a format, e.g. --chat gemma, or leave --chat out.");
+  }
+  return text::encode_chat(words, text::jinja::chat_template(format), {{"user", a.prompt}});
+}
+
 void generate(arguments const& a) {
   auto const start = clock_type::now();
   any_engine e{a.model, {.longest = a.context, .threads = a.threads}};
   auto const& words = e.tokenizer();
   double const load = seconds_since(start);
-  auto const prompt = words.encode(a.prompt);
+  auto const prompt = a.chat.empty() ? words.encode(a.prompt) : as_message(a, e.model(), words);
   text::detokenizer pieces(words);
   std::vector<std::int32_t> tokens;
   std::string continued;
@@ -110,6 +122,9 @@ int main(int argc, char** argv) try {
   app.add_option("--model", a.model, "a .gguf file, a folder with config.json and safetensors, or a checkpoint")
       ->required();
   app.add_option("--prompt", a.prompt, "what the text begins with")->required();
+  app.add_option("--chat", a.chat,
+                 "take the prompt as a user's message, in the format that the file brings (model) or a built-in one: "
+                 "chatml, qwen, llama2, llama3, gemma, mistral");
   app.add_option("--max-tokens", a.max_tokens, "tokens to generate, at most")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
