@@ -131,9 +131,9 @@ TENON_NOINLINE void multiply_row(std::byte const* p, index_t stride, quantized_b
             traits.halves ? simd::fma(simd::to_float(dot[0]), g.part[0], simd::to_float(dot[1]) * g.part[1])
                           : simd::to_float(dot[0] + dot[1]);
         sum[0] = simd::fma(value, g.scale * simd::broadcast(q.scale), sum[0]);
-        if constexpr (traits.minimum && !traits.halves)
+        if constexpr (traits_of(F).minimum && !traits_of(F).halves)
           sum[0] = simd::fma(g.minimum[0], simd::broadcast(q.scaled_sum), sum[0]);
-        if constexpr (traits.minimum && traits.halves)
+        if constexpr (traits_of(F).minimum && traits_of(F).halves)
           for (int h = 0; h < 2; ++h)
             sum[0] = simd::fma(g.minimum[h], simd::broadcast(q.scale * float(q.sums[h])), sum[0]);
         leaves.close(i, sum, nodes);

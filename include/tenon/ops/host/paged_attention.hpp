@@ -383,7 +383,7 @@ template <class T, class E>
 void paged_attention_together(exec::host_context& ctx, paged_task<T, E> const& task) {
   auto const& o = task.a.options;
   arena_scope scope(ctx.scratch());
-  auto const [first, last] = task.blocks;
+  index_t const first = task.blocks.begin, last = task.blocks.end;  // names of a binding cannot be captured
   index_t const rows = task.item.count, blocks = last - first, stride = round_up(rows, lanes);
   paged_rows const s(ctx.scratch(), task.a.cache.padded());
   float* const scores = ctx.scratch().template allocate<float>(blocks * rows * attention_key_block);
