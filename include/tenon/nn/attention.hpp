@@ -80,7 +80,7 @@ struct self_attention {
       qkv.forward(pass, p.qkv, x, s.qkv);
     }
     rotate(pass, s.qkv, false);
-    if constexpr (requires { pass.attend(options(pass), as_const(s.qkv), s.heads); }) {
+    if constexpr (Pass::forward_only) {
       pass.attend(options(pass), as_const(s.qkv), s.heads);
     } else {
       s.log_sum_exp = pass.saved.template allocate_matrix<float>(query_heads, pass.tokens());
