@@ -23,7 +23,8 @@
   TENON_KERNEL(linear_cross_entropy, linear_cross_entropy_args<T>)           \
   TENON_KERNEL(rms_norm_backward, rms_norm_backward_args<T>)                 \
   TENON_KERNEL(rms_norm_forward, rms_norm_forward_args<T>)                   \
-  TENON_KERNEL(rope, rope_args<T>)
+  TENON_KERNEL(rope, rope_args<T>)                                           \
+  TENON_KERNEL(scale, scale_args<T>)
 #define TENON_KERNELS                                                  \
   TENON_KERNELS_OF(float)                                              \
   TENON_KERNELS_OF(bf16)                                               \
