@@ -200,6 +200,26 @@ TEST_CASE("batches of sequences of every length, with windows, soft caps and sin
     }
 }
 
+TEST_CASE("threads that share one head of a long sequence give the same bits") {
+  for (auto const& o : {heads(4, 1, 80), heads(3, 1, 64, 520, 1.5f), heads(8, 1, 256)})
+    for (bool sinks : {false, true}) {
+      problem<float> const p(o, {700}, sinks);
+      auto const expected = p.attention();
+      for (int threads : {2, 3, 7}) {
+        CHECK(ref::same_bits(in_steps<float>(p, 16, threads, mixed), expected));
+        CHECK(ref::same_bits(in_steps<float>(p, 64, threads, fixed(5)), expected));
+      }
+    }
+  problem<float> const two(heads(4, 2, 64), {600, 20});
+  CHECK(ref::same_bits(in_steps<float>(two, 16, 5, fixed(1)), two.attention()));
+  problem<float> const narrow(heads(4, 1, 64), {600});
+  auto const rounded_to = [&]<class E>(E) {
+    CHECK(ref::same_bits(in_steps<E>(narrow, 16, 2, fixed(3)),
+                         narrow.attention(rounded<E>(narrow.k, 64), rounded<E>(narrow.v, 64))));
+  };
+  rounded_to(tenon::bf16{}), rounded_to(kv::q8{});
+}
+
 TEST_CASE("narrow caches give what attention gives of rounded keys and values") {
   for (auto const& o : {heads(4, 2, 64), heads(4, 1, 80, 50, 1.5f), heads(3, 3, 20)}) {
     problem<float> const p(o, {200, 17});

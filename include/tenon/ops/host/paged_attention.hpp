@@ -19,6 +19,8 @@ namespace tenon::ops::detail {
 inline constexpr index_t paged_block_tiles = attention_key_block / lanes;
 /// Rows that walk over the keys together: enough that reading keys costs nothing beside computing.
 inline constexpr index_t paged_most_rows = 64;
+/// Blocks of keys from which on several threads take an item together: below, waiting for each other costs more.
+inline constexpr index_t paged_together_blocks = 8;
 /// From this many rows on, elements that are not floats are made floats once for all of them.
 inline constexpr index_t paged_unpack_rows = 3 * attention_tile::rows;
 
@@ -514,18 +516,21 @@ struct kernel_for<paged_attention_t, device::host> {
       return i.count * (i.sequence->position + (i.begin + i.count) / group);
     };
     std::sort(items, next, [&](auto const& x, auto const& y) { return work_of(x) > work_of(y); });
-    if (count < pool.size()) {
-      for (auto const* i = items; i != next; ++i)
-        detail::paged_attention_together(ctx, detail::paged_task<T, E>{a, *i});
-      return;
-    }
     auto* const scratch = ctx.scratch().allocate<detail::paged_scratch>(pool.size());
     for (int t = 0; t < pool.size(); ++t) std::construct_at(scratch + t, ctx.scratch(), a.cache.padded());
     std::atomic<index_t> handed_out{0};
-    pool.run([&](int thread) {
+    if (count < pool.size())  // the long ones, which come first
+      for (; handed_out < count; ++handed_out) {
+        detail::paged_task<T, E> const task{a, items[handed_out]};
+        if (task.blocks.end - task.blocks.begin < detail::paged_together_blocks) break;
+        detail::paged_attention_together(ctx, task);
+      }
+    auto const work = [&](int thread) {
       for (index_t i; (i = handed_out.fetch_add(1, std::memory_order_relaxed)) < count;)
         detail::paged_attention_item(detail::paged_task<T, E>{a, items[i]}, scratch[thread]);
-    });
+    };
+    if (count - handed_out > 1) pool.run(work);
+    else work(0);
   }
 };
 
