@@ -351,7 +351,7 @@ PIECES = [
     "{{ missing }}|{{ missing is defined }}|{{ missing | default('d') }}|{{ '' | default('e', true) }}|{{ messages[0].missing }}|{{ missing or 1 }}",
     "{{ ' a b ' | trim }}|{{ 'abc' | length }}|{{ 'aBc' | upper }}{{ 'aBc' | lower }}{{ 'aBc d' | title }}{{ 'aBc d' | capitalize }}",
     "{{ [3, 1, 2] | sort | join(',') }} {{ ['b', 'A'] | sort }} {{ [1, 2] | reverse | list }} {{ [1, 2, 1] | unique | list }} {{ [1, 2] | sum }} {{ [3, 1] | min }} {{ [3, 1] | max }}",
-    "{{ ['a', 'b'] | first }} {{ ['a', 'b'] | last }} {{ {'b': 1, 'a': 2} | dictsort }} {{ '3' | int + 1 }} {{ 'x' | int }} {{ '1.5' | float }} {{ 3.7 | int }} {{ -3 | abs }} {{ 2.567 | round(2) }}",
+    "{{ ['a', 'b'] | first }} {{ ['a', 'b'] | last }} {% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{{ v }}{% endfor %} {{ '3' | int + 1 }} {{ 'x' | int }} {{ '1.5' | float }} {{ 3.7 | int }} {{ -3 | abs }} {{ 2.567 | round(2) }}",
     "{{ {'a': 'é<>&\\n\"', 'b': [1, 2.5, none, true]} | tojson }}\n{{ {'a': [1, {'b': []}]} | tojson(indent=2) }} {{ [] | tojson(indent=2) }}",
     "{{ messages | map(attribute='role') | join(', ') }} {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ messages | rejectattr('role', 'in', ['user']) | map(attribute='content') | list }}",
     "{{ [1, 2, 3, 4] | select('odd') | list }} {{ [1, 2, 3, 4] | reject('>', 2) | list }} {{ ['a', ''] | select | list }} {{ ['a', 'b'] | map('upper') | join }}",

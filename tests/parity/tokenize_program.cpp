@@ -4,13 +4,19 @@
 // MODEL is a .gguf file or a tokenizer.json. FLAGS has the letters s (begin and end tokens), p (control tokens are found
 // in the text), d (after the tokens of each text the text that they decode to). Every text and every list begins with
 // its length as four bytes.
+//   parity_tokenize_program train SIZE <TEXT >TOKENIZER.json
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <iostream>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <tenon/text/bpe_training.hpp>
 #include <tenon/text/gguf_vocabulary.hpp>
 #include <tenon/text/tokenizer.hpp>
 #include <tenon/text/tokenizer_json.hpp>
@@ -24,10 +30,18 @@ void put(T const* data, std::size_t n) {
   std::fwrite(data, sizeof(T), n, stdout);
 }
 
+int train(int size) {
+  tenon::text::bpe_trainer trainer({.vocabulary = size});
+  trainer.feed(std::string(std::istreambuf_iterator<char>(std::cin), {}));
+  std::fputs(trainer.tokenizer_json().c_str(), stdout);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   if (argc != 3) return std::fputs("usage: parity_tokenize_program MODEL FLAGS <TEXTS >TOKENS\n", stderr), 2;
+  if (std::string_view(argv[1]) == "train") return train(std::atoi(argv[2]));
   std::string const model = argv[1], flags = argv[2];
   auto const has = [&](char c) { return flags.find(c) != std::string::npos; };
   std::unique_ptr<tenon::io::gguf_file> file;

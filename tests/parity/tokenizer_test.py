@@ -242,6 +242,25 @@ def against_tiktoken(name, path, hugging_face, expression, texts):
     return compare(f"{name}, tiktoken", plain, tokens_of(path, "", plain)[0], encoding.encode_batch(plain))
 
 
+def training_against_tokenizers(text):
+    """What we learn is what tokenizers learns: the same tokens and merges in the same order."""
+    import json
+    whole = "".join(text)
+    ours = json.loads(subprocess.run([PROGRAM, "train", "3000"], input=whole.encode(), stdout=subprocess.PIPE,
+                                     check=True).stdout)
+    theirs = Tokenizer(models.BPE())
+    theirs.pre_tokenizer = byte_level([LLAMA3])
+    theirs.train_from_iterator([whole], trainers.BpeTrainer(
+        vocab_size=3000, special_tokens=["<|endoftext|>"], min_frequency=2, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made = json.loads(theirs.to_str())["model"]
+    merges = [" ".join(m) if isinstance(m, list) else m for m in made["merges"]]
+    right = ours["model"]["vocab"] == made["vocab"] and ours["model"]["merges"] == merges
+    again = Tokenizer.from_str(json.dumps(ours)).encode(whole).ids == theirs.encode(whole).ids
+    print(f"training: {len(merges)} merges from {len(whole.encode()) / 1e6:.2f} MB, {'the same' if right and again else 'others'}")
+    return right and again
+
+
 def against_sentencepiece(folder, training, texts):
     from gguf import GGUFWriter
     right = True
@@ -331,7 +350,7 @@ def main():
             lines = file.read().split("\n")
         texts += ["\n".join(lines[i:i + 20]) for i in range(0, len(lines), 20)]
     with tempfile.TemporaryDirectory() as folder:
-        right = against_tokenizers(folder, training, texts)
+        right = training_against_tokenizers(training) & against_tokenizers(folder, training, texts)
         if sentencepiece:
             right &= against_sentencepiece(folder, training, texts)
     sys.exit(0 if right else 1)

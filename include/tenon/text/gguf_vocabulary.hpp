@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file The vocabulary in a GGUF file.   @test tests/text/gguf_vocabulary_test.cpp
+/// @file The vocabulary in a GGUF file.   @test tests/text/tokenizer_test.cpp
 #include <cstdint>
 #include <string>
 #include <string_view>

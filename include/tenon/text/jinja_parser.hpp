@@ -174,7 +174,9 @@ class lexer {
       if (source.compare(word, 6, "endraw") != 0) continue;
       std::size_t const end = source.find("%}", word);
       if (end == std::string::npos) fail(line, "a raw block has no end");
-      put(token::kind::text, source.substr(at, begin - at));
+      std::string text = source.substr(at, begin - at);
+      while (source[begin + 2] == '-' && !text.empty() && blank(text.back())) text.pop_back();
+      put(token::kind::text, text);
       go(end + 2 - at);
       return after_tag(source[end - 1] == '-', source[end - 1] != '+');
     }
@@ -375,8 +377,7 @@ class parser {
       return ended("endgeneration");
     }
     if (word == "filter") {
-      node f = make(kind::filter_block, {make(kind::nothing)});
-      f.children[0] = filters(make(kind::nothing));
+      node f = make(kind::filter_block, {filters(named_filter(make(kind::nothing)))});
       need(token::kind::end_block);
       f.children.push_back(ended("endfilter"));
       return f;
@@ -563,16 +564,18 @@ class parser {
   }
   node unary() {
     level const here(*this);
-    if (eat_symbol("-")) return make(kind::minus, {unary()});
-    if (eat_symbol("+")) return make(kind::plus, {unary()});
-    return filters(postfix(primary()));
+    return filters(signed_operand());
+  }
+  node signed_operand() {
+    level const here(*this);
+    if (eat_symbol("-")) return make(kind::minus, {signed_operand()});
+    if (eat_symbol("+")) return make(kind::plus, {signed_operand()});
+    return postfix(primary());
   }
   node filters(node e) {
     for (;;) {
       if (eat_symbol("|")) {
-        node f = make(kind::filter, {std::move(e)}, need_name());
-        if (is_symbol("(")) call_arguments(f);
-        e = std::move(f);
+        e = named_filter(std::move(e));
       } else if (eat_name("is")) {
         bool const negated = eat_name("not");
         node t = make(kind::test, {std::move(e)}, need_name());
@@ -586,6 +589,11 @@ class parser {
         return e;
       }
     }
+  }
+  node named_filter(node of) {
+    node f = make(kind::filter, {std::move(of)}, need_name());
+    if (is_symbol("(")) call_arguments(f);
+    return f;
   }
   bool starts_argument() const {
     if (now().what == token::kind::name)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file Unicode's canonical normal forms.   @source Unicode Standard Annex 15   @test tests/text/normalize_test.cpp
+/// @file Unicode's canonical normal forms.   @source Unicode Standard Annex 15   @test tests/text/normalizer_test.cpp
 #include <algorithm>
 #include <array>
 #include <cstdint>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file Hugging Face's tokenizer.json.   @source the library `tokenizers`, whose names the file has
-/// @test tests/text/tokenizer_json_test.cpp, tests/parity/tokenizer_test.py
+/// @test tests/text/tokenizer_test.cpp, tests/parity/tokenizer_test.py
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -204,9 +204,9 @@ class tokenizer_json_builder {
     json const& added = part(reader.rest, "added_tokens");
     if (added.is_array())
       for (json const& a : added) {
-        std::string const content = text_of(a, "content");
-        reader.tokens.push_back({reader.pool.size(), content.size(), std::uint64_t(id_at(part(a, "id"))), 0});
-        reader.pool += content;
+        std::string const spelling = text_of(a, "content");
+        reader.tokens.push_back({reader.pool.size(), spelling.size(), std::uint64_t(id_at(part(a, "id"))), 0});
+        reader.pool += spelling;
       }
     std::uint64_t size = 0;
     for (auto const& t : reader.tokens) size = std::max(size, t.id + 1);
