@@ -34,7 +34,7 @@ static int mutated(std::vector<std::string> const& seeds, std::uint32_t number, 
       check(std::string_view(copy.get(), input.size()));
       ++accepted;
     } catch (tenon::error const& e) {
-      if (!is_one_sentence(e.what())) FAIL("input " << count << " is refused with " << e.what());
+      if (!is_one_sentence(e.what())) FAIL("input " << count << " is refused with " << std::string(e.what()));
     }
   }
   MESSAGE(count << " inputs, " << accepted << " accepted");

@@ -20,7 +20,7 @@ namespace tenon::text::jinja::detail {
 
 /// Says what is wrong with a template, and on which line.
 [[noreturn]] inline void fail(int line, std::string const& what) {
-  throw argument_error("tenon::text::jinja: line " + std::to_string(line) + " of the template: " + what +
+  throw argument_error("tenon::text::jinja: line " + std::to_string(line) + " of the template: " + on_one_line(what) +
                        ". Fix: correct the template, or use another one.");
 }
 

@@ -322,7 +322,7 @@ inline void append_json(std::string& out, value const& v, int indent = -1, int d
       append_json(out += ": ", m.second, indent, depth + 1);
     });
   else if (v.is_number()) detail::append_text(out, v, false);
-  else throw argument_error("an undefined value or a function is no JSON");
+  else throw argument_error("tenon::text: an undefined value or a function is no JSON. Fix: tojson of a value.");
 }
 
 }  // namespace tenon::text::jinja

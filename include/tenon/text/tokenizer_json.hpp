@@ -139,7 +139,7 @@ class tokenizer_json_builder {
 
  private:
   [[noreturn]] void wrong(std::string const& what) const {
-    throw file_error(file, what + ". Fix: use a tokenizer.json as Hugging Face's tokenizers writes it.");
+    throw file_error(file, on_one_line(what) + ". Fix: use a tokenizer.json as Hugging Face's tokenizers writes it.");
   }
   [[noreturn]] void unsupported(char const* kind, std::string const& type) const {
     wrong("has the " + std::string(kind) + " '" + type.substr(0, 50) + "', which is not supported");
@@ -209,8 +209,11 @@ class tokenizer_json_builder {
         reader.pool += spelling;
       }
     std::uint64_t size = 0;
-    for (auto const& t : reader.tokens) size = std::max(size, t.id + 1);
-    if (size > most_tokens || size > 2 * reader.tokens.size() + 65536) wrong("has a token with an absurd id");
+    for (auto const& t : reader.tokens) {
+      if (t.id >= most_tokens) wrong("has a token with an absurd id");
+      size = std::max(size, t.id + 1);
+    }
+    if (size > 2 * reader.tokens.size() + 65536) wrong("has a token with an absurd id");
     auto const view = [](std::string const& pool, tokenizer_json_reader::entry const& e) {
       return std::string_view(pool).substr(e.begin, e.bytes);
     };

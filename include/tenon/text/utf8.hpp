@@ -9,6 +9,13 @@
 
 namespace tenon::text {
 
+/// What a file says, as messages show it: on one line.
+inline std::string on_one_line(std::string s) {
+  for (char& c : s)
+    if (static_cast<unsigned char>(c) < 0x20) c = '?';
+  return s;
+}
+
 inline constexpr char32_t replacement_character = 0xfffd;
 
 /// A code point and how many bytes of the text it takes.
