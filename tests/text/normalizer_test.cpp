@@ -42,6 +42,7 @@ TEST_CASE("normalizer: replace, prepend, strip") {
 }
 TEST_CASE("normalizer: a compiled map that is damaged changes nothing") {
   std::deque<std::string> owned;
-  for (std::string const map : {"", "abc", "\xff\xff\xff\xff", std::string("\4\0\0\0\0\4\0\0", 8).c_str()})
+  std::vector<std::string> const maps{"", "abc", "\xff\xff\xff\xff", std::string("\4\0\0\0\0\4\0\0", 8)};
+  for (std::string const& map : maps)
     CHECK(normalize({{normalization::step::charsmap, {}, map}}, "ab\u00e9", owned) == "ab\u00e9");
 }
