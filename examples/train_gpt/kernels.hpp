@@ -29,6 +29,7 @@
   TENON_KERNELS_OF(float)                                              \
   TENON_KERNELS_OF(bf16)                                               \
   TENON_KERNEL(grad_norm, grad_norm_args)                              \
+  TENON_KERNEL(sample, sample_args)                                    \
   TENON_KERNEL(route, route_args)                                      \
   TENON_KERNEL(route_backward, route_backward_args)                    \
   TENON_KERNEL(add, add_args<float, float>)                            \

@@ -12,4 +12,5 @@
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
+#include <tenon/ops/host/sample.hpp>
 #include <tenon/ops/host/update.hpp>
