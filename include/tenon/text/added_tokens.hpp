@@ -16,7 +16,6 @@ namespace tenon::text::detail {
 /// Finds added tokens in a text: the leftmost, and of those that begin there the longest.
 class added_tokens {
  public:
-  bool empty() const { return none; }
   void add(std::string_view token) {
     if (token.empty()) return;
     none = false;

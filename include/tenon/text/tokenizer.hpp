@@ -43,7 +43,7 @@ class tokenizer {
     check();
     index = detail::hash_index(size(), [this](std::size_t i) {
       std::string_view const t = rules.tokens[i];
-      if (rules.escapes_spaces) find_joins(t);
+      if (rules.escapes_spaces) find_joins(t);  // while the string is at hand: another pass would cost as much
       return detail::hash_bytes(t);
     });
     if (rules.how == algorithm::merges) build_merge_index();

@@ -62,10 +62,10 @@ class string_list {
     for (std::string_view const s : strings) {
       if (!base) base = s.data();
       std::size_t const begin = std::size_t(s.data() - base);
-      if (begin > std::numeric_limits<std::uint32_t>::max())
+      end = begin + s.size() + gap;
+      if (end > std::numeric_limits<std::uint32_t>::max())
         throw argument_error("tenon::text: tokens or merges take more than 4 GiB. Fix: get the model's files again.");
       begins.push_back(std::uint32_t(begin));
-      end = begin + s.size() + gap;
     }
     begins.push_back(std::uint32_t(end));
   }
