@@ -88,22 +88,22 @@ TEST_SUITE("prefix_cache") {
     std::vector<page_move> moves;
     text const t{1, 2, 3, 4, 5, 6, 7, 8, 9};
     sequence_pages first, second, other;
-    tables.begin(first, 0, t);
+    tables.begin(first, 20, 0, t);
     CHECK(first.tokens == 0);
     tables.extend(first, 9, moves);
     tables.publish(first, 0, t);
     tables.release(first);
-    tables.begin(second, 0, std::span(t).first(8));
+    tables.begin(second, 20, 0, std::span(t).first(8));
     CHECK(second.tokens == 6);  // the last token must be computed, so not all 8
     CHECK(second.groups[0].size() == 3);
     CHECK(second.groups[1][0] == no_page);  // token 6 sees 3, 4, 5
     CHECK(second.groups[1][1] != no_page);
-    tables.begin(other, 1, t);
+    tables.begin(other, 20, 1, t);
     CHECK(other.tokens == 0);  // another salt
     // The second group gives up the pages left longest ago: the last of the text first.
     tables.extend(other, 13, moves);
     tables.release(second);
-    tables.begin(second, 0, t);
+    tables.begin(second, 20, 0, t);
     CHECK(second.tokens == 6);
     tables.release(second);
     tables.release(other);

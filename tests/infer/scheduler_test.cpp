@@ -2,6 +2,7 @@
 // ctest: TIMEOUT 300
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <random>
@@ -123,21 +124,35 @@ struct world {
     for (int g = 0; g < tables.groups(); ++g)
       for (page_id p = 0; p < page_id(tables.pool(g).size()); ++p) kept[std::size_t(g)] -= tables.pool(g).is_kept(p);
     for (auto const difference : kept) must(difference == 0);
+    if (s.is_idle()) must(nodes_with_pages() - 1 == tables.known_prefixes().size());
+  }
+  /// Of the tree under `node`: how many lead to a page, itself included.
+  index_t nodes_with_pages(std::int32_t node = -1) const {
+    auto const& known = s.all_pages().known_prefixes();
+    index_t count = 0;
+    for_children(node, [&](int, std::int32_t child) { count += nodes_with_pages(child); });
+    bool has_page = node == known.root;
+    for (int g = 0; g < s.all_pages().groups() && !has_page; ++g) has_page = known.page(node, g) != no_page;
+    return count + (count > 0 || has_page);
   }
   /// Tokens are 0 and 1: all texts can be tried.
   template <class Function>
-  void for_known_texts(Function&& function, index_t depth = 0, std::int32_t node = -1) const {
+  void for_children(std::int32_t node, Function&& function) const {
     auto const& known = s.all_pages().known_prefixes();
     if (known.size() == 0) return;
     index_t const n = play->options.page_tokens;
     std::vector<std::int32_t> text(static_cast<std::size_t>(n));
     for (int bits = 0; bits < 1 << n; ++bits) {
       for (index_t i = 0; i < n; ++i) text[std::size_t(i)] = (bits >> i) & 1;
-      auto const child = known.find(0, node, text);
-      if (child == known.root) continue;
+      if (auto const child = known.find(0, node, text); child != known.root) function(bits, child);
+    }
+  }
+  template <class Function>
+  void for_known_texts(Function&& function, index_t depth = 0, std::int32_t node = -1) const {
+    for_children(node, [&](int bits, std::int32_t child) {
       function(depth * 16 + bits, child);
       for_known_texts(function, depth + 1, child);
-    }
+    });
   }
 
   /// Plans a step, checks it and runs it in the simulated cache.
@@ -145,7 +160,12 @@ struct world {
     auto const order = std::vector<sequence_id>(s.live_sequences().begin(), s.live_sequences().end());
     bool const first_awaits = !order.empty() && s.status_of(order[0]) == Scheduler::status::awaiting;
     std::map<sequence_id, index_t> stored;
-    for (auto const id : order) stored[id] = s.pages(id).tokens;
+    std::vector<sequence_id> waited;
+    for (auto const id : order) {
+      stored[id] = s.pages(id).tokens;
+      auto const status = s.status_of(id);
+      if (status == Scheduler::status::waiting || status == Scheduler::status::swapped) waited.push_back(id);
+    }
     auto const& step = s.plan();
     auto const batch = step.batch;
     check_pages();
@@ -179,6 +199,11 @@ struct world {
       }
     }
     must(tokens <= play->options.token_budget);
+    // Nobody is admitted past another one.
+    auto const is_planned = [&](sequence_id id) {
+      return std::any_of(batch.begin(), batch.end(), [&](auto const& e) { return e.sequence == id; });
+    };
+    must(std::is_partitioned(waited.begin(), waited.end(), is_planned));
     for (auto const& e : batch) check_reads(e);
     // Who is first gets at least one token. This is what keeps everybody from starving.
     if (!order.empty() && !first_awaits) {
@@ -425,7 +450,7 @@ TEST_SUITE("scheduler") {
       for (auto const& b : all)
         for (bool const prefixes : {false, true})
           for (index_t const page_tokens : {1, 2}) {
-            scenario const play{tiny(page_tokens == 1 ? 5 : 3, page_tokens, 3, 2, prefixes), {a, b}};
+            scenario const play{tiny(page_tokens == 1 ? 5 : 3, page_tokens, 3, page_tokens + 1, prefixes), {a, b}};
             explore(play);
             if (!prefixes) explore<swapping>(play);
           }
@@ -524,13 +549,18 @@ TEST_SUITE("scheduler") {
             {prompt, 1 + below(12), int(below(3)), branches, play.drafts == 0 && prompt.size() < 9 && below(3) == 0});
       }
       world<Scheduler> w(play);
+      std::vector<planned_tokens> late;
       while (w.next < play.requests.size() || !w.s.is_idle()) {
         while (w.next < play.requests.size() && below(3) == 0) w.submit();
         if (below(30) == 0 && !w.s.is_idle())
           w.s.cancel(w.s.live_sequences()[std::size_t(below(index_t(w.s.live_sequences().size())))]);
         if (play.drafts > 0) w.make_drafts();
         for (auto const& e : w.run_step())
-          if (e.logits > 0 && !w.request_of(e.sequence).together) w.commit(e, below(e.logits), below(20) == 0);
+          if (e.logits > 0 && !w.request_of(e.sequence).together) late.push_back(e);
+        for (auto const& e : std::exchange(late, {}))
+          if (!w.s.is_live(e.sequence)) continue;
+          else if (below(8) == 0) late.push_back(e);  // its token is not committed before the next step
+          else w.commit(e, below(e.logits), below(20) == 0);
         if (below(3) > 0) w.commit_beams(below(20) == 0 ? 0 : 1 + int(below(3)));
         w.check_pages();
       }

@@ -134,14 +134,16 @@ class page_tables {
 
   /// Begins an empty sequence with the pages of the longest text that is known and wanted; at least one of `tokens`
   /// remains to be computed. Where a group has a window, only its pages must still be there.
-  void begin(sequence_pages& s, std::uint64_t salt, std::span<std::int32_t const> tokens) {
+  /// @param most tokens that the sequence will have: its tables take no memory later
+  void begin(sequence_pages& s, index_t most, std::uint64_t salt, std::span<std::int32_t const> tokens) {
     s.groups.resize(pools.size());
+    for (auto& table : s.groups) table.reserve(std::size_t(ceil_div(most, page_tokens)));
     if (!keeps_prefixes) return;
     path.clear();
     std::fill(run.begin(), run.end(), 0);
-    index_t const most = (index_t(tokens.size()) - 1) / page_tokens;
+    index_t const full_pages = (index_t(tokens.size()) - 1) / page_tokens;
     index_t best = 0;
-    for (auto n = prefixes.root; index_t(path.size()) < most;) {
+    for (auto n = prefixes.root; index_t(path.size()) < full_pages;) {
       n = prefixes.find(salt, n, page_text(tokens, index_t(path.size())));
       if (n == prefixes.root) break;
       path.push_back(n);

@@ -39,7 +39,11 @@ class prefix_cache {
 
   /// @param most_pages in all groups together
   prefix_cache(index_t page_tokens_, int groups_, index_t most_pages)
-      : page_tokens(page_tokens_), groups(groups_), buckets(std::bit_ceil(std::size_t(most_pages) + 1), root) {}
+      : page_tokens(page_tokens_), groups(groups_), buckets(std::bit_ceil(std::size_t(most_pages) + 1), root) {
+    nodes.reserve(std::size_t(most_pages));
+    texts.reserve(std::size_t(most_pages * page_tokens));
+    pages.reserve(std::size_t(most_pages * groups));
+  }
 
   /// The node of these tokens after `parent`, or root when there is none. @shape tokens [page_tokens]
   node_id find(std::uint64_t salt, node_id parent, std::span<std::int32_t const> tokens) const {

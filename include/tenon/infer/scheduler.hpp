@@ -121,33 +121,32 @@ class scheduler {
                                       options.keeps_prefixes) {
     require(options.page_tokens > 0 && !options.groups.empty(),
             "there are no pages. Fix: page_tokens, and a group for the layers of every window.");
-    require(options.max_sequences > 0 && options.token_budget >= options.max_sequences,
-            "a step of " + std::to_string(options.token_budget) + " tokens does not give each of " +
-                std::to_string(options.max_sequences) + " sequences one. Fix: a larger token_budget.");
+    if (options.max_sequences <= 0 || options.token_budget < options.max_sequences)
+      refuse("a step of " + std::to_string(options.token_budget) + " tokens does not give each of " +
+             std::to_string(options.max_sequences) + " sequences one. Fix: a larger token_budget.");
   }
 
   /// Takes in a request. Its sequence is the first of its branches.
   sequence_id submit(request const& r) {
     require(!r.prompt.empty() && r.max_new_tokens > 0 && r.branches > 0,
             "a request has no prompt, no token to generate or no branch. Fix: at least one of each.");
-    require(r.branches <= options.max_sequences, "a request has " + std::to_string(r.branches) +
-                                                     " branches, and at most " + std::to_string(options.max_sequences) +
-                                                     " sequences run. Fix: fewer branches.");
+    if (r.branches > options.max_sequences)
+      refuse("a request has " + std::to_string(r.branches) + " branches, and at most " +
+             std::to_string(options.max_sequences) + " sequences run. Fix: fewer branches.");
     index_t const tokens = index_t(r.prompt.size()) + r.max_new_tokens - 1;
     for (int g = 0; g < tables.groups(); ++g) {
       index_t const needed = tables.most_pages(g, tokens, r.together ? r.branches : 1);
-      require(needed <= tables.pool(g).size(),
-              "a request of " + std::to_string(r.prompt.size()) + " + " + std::to_string(r.max_new_tokens) +
-                  " tokens needs " + std::to_string(needed) + " pages, and the cache has " +
-                  std::to_string(tables.pool(g).size()) + ". Fix: a shorter request, or a larger cache.");
+      if (needed > tables.pool(g).size())
+        refuse("a request of " + std::to_string(r.prompt.size()) + " + " + std::to_string(r.max_new_tokens) +
+               " tokens needs " + std::to_string(needed) + " pages, and the cache has " +
+               std::to_string(tables.pool(g).size()) + ". Fix: a shorter request, or a larger cache.");
     }
     auto const of = requests.insert(
         {.branches = r.branches, .live = 1, .to_fork = r.branches - 1, .together = r.together, .salt = r.salt});
     sequence s;
     s.of = of;
     s.rank = Order::rank(now, r.priority);
-    s.prompt = index_t(r.prompt.size());
-    s.most = s.prompt + r.max_new_tokens;
+    s.most = index_t(r.prompt.size()) + r.max_new_tokens;
     s.tokens.reserve(std::size_t(s.most));
     s.tokens.assign(r.prompt.begin(), r.prompt.end());
     return insert(std::move(s));
@@ -170,7 +169,7 @@ class scheduler {
     bool may_admit = true;
     for (std::size_t i = 0; i < order.size(); ++i) {
       sequence& s = get(order[i]);
-      if (s.is_awaiting || s.preempted_at == now) continue;
+      if (s.is_awaiting) continue;
       if (s.is_running || (may_admit = may_admit && admit(s, i))) run(s, i);
     }
     return step;
@@ -207,10 +206,9 @@ class scheduler {
   sequence_id fork(sequence_id id) {
     sequence& s = awaiting(id);
     request_state& r = owner(s);
-    require(
-        (r.together ? r.live < r.branches : r.to_fork > 0) && s.drafts == 0,
-        "a request of " + std::to_string(r.branches) +
-            " branches forks once more, or from a draft. Fix: more branches, or drop a beam or commit drafts first.");
+    if ((r.together ? r.live == r.branches : r.to_fork == 0) || s.drafts > 0)
+      refuse("a request of " + std::to_string(r.branches) +
+             " branches forks once more, or from a draft. Fix: more branches, or drop a beam or commit drafts first.");
     ++r.live;
     --r.to_fork;
     sequence copy = s;
@@ -263,8 +261,8 @@ class scheduler {
   struct sequence {
     sequence_id id = 0;
     request_id of = 0;
-    std::int64_t rank = 0, preempted_at = 0;
-    index_t prompt = 0, most = 0;      ///< tokens
+    std::int64_t rank = 0;
+    index_t most = 0;                  ///< tokens
     std::vector<std::int32_t> tokens;  ///< and drafts
     index_t drafts = 0;
     sequence_pages pages;
@@ -273,19 +271,20 @@ class scheduler {
     index_t known() const { return index_t(tokens.size()) - drafts; }
   };
 
-  static void require(bool fits, std::string const& what) {
-    if (!fits) throw argument_error("tenon::infer::scheduler: " + what);
+  [[noreturn]] static void refuse(std::string const& what) { throw argument_error("tenon::infer::scheduler: " + what); }
+  static void require(bool fits, char const* what) {
+    if (!fits) refuse(what);
   }
   sequence& get(sequence_id id) { return *sequences.find(id); }
   sequence& live(sequence_id id) {
     sequence* const s = sequences.find(id);
-    require(s, "there is no sequence " + std::to_string(id) + " any more. Fix: is_live.");
+    if (!s) refuse("there is no sequence " + std::to_string(id) + " any more. Fix: is_live.");
     return *s;
   }
   sequence& awaiting(sequence_id id) {
     sequence& s = live(id);
-    require(s.is_awaiting,
-            "sequence " + std::to_string(id) + " has no logits. Fix: wait for the step that gives them.");
+    if (!s.is_awaiting)
+      refuse("sequence " + std::to_string(id) + " has no logits. Fix: wait for the step that gives them.");
     return s;
   }
   request_state& owner(sequence const& s) { return *requests.find(s.of); }
@@ -340,7 +339,7 @@ class scheduler {
   }
   /// Lets sequence s, order[i], run if there is room, or if those of higher rank can make it.
   bool admit(sequence& s, std::size_t i) {
-    if (s.pages.groups.empty()) tables.begin(s.pages, owner(s).salt, known_tokens(s));
+    if (s.pages.groups.empty()) tables.begin(s.pages, s.most, owner(s).salt, known_tokens(s));
     bool fits = finds_pages(s, i, true);
     while (fits && !(spare > 0 && finds_pages(s, i, false) && finds_place(s))) fits = preempt_after(i);
     if (!fits) {
@@ -375,7 +374,6 @@ class scheduler {
   void preempt(sequence& s) {
     spare += !s.is_awaiting;
     s.is_running = false;
-    s.preempted_at = now;
     if constexpr (Preemption::swaps)
       if (tables.swap_out(s.pages, step.moves)) return;
     tables.release(s.pages);
