@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <concepts>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -196,7 +197,9 @@ struct kernel_for<quantize_rows_t, device::host> {
 /// @test tests/ops/linear_test.cpp
 template <>
 struct kernel_for<linear_t, device::host> {
-  static void run(exec::host_context& ctx, linear_args const& a) {
+  /// A template, so that a file which does not call it compiles none of the kernels.
+  template <std::same_as<linear_args> Args>
+  static void run(exec::host_context& ctx, Args const& a) {
     detail::check_linear(a);
     if (a.y.empty()) return;
     if (!is_blocks(a.weight.format) || a.weight.cols == 0) return multiply_numbers(ctx, a);
@@ -215,7 +218,8 @@ struct kernel_for<linear_t, device::host> {
   /// Rows of x up to which packing all weights, as `gemm` does, costs more than it saves.
   static constexpr index_t few_rows = TENON_SIMD_AVX512() ? 16 : 2;
 
-  static void multiply_numbers(exec::host_context& ctx, linear_args const& a) {
+  template <class Args>
+  static void multiply_numbers(exec::host_context& ctx, Args const& a) {
     detail::with_element_format(a.weight.format, [&]<class T>(T) {
       constexpr index_t group = detail::number_group<T>;
       index_t const k = a.weight.cols;
@@ -237,7 +241,8 @@ struct kernel_for<linear_t, device::host> {
 /// @test tests/ops/linear_test.cpp
 template <>
 struct kernel_for<table_rows_t, device::host> {
-  static void run(exec::host_context& ctx, table_rows_args const& a) {
+  template <std::same_as<table_rows_args> Args>  // as above
+  static void run(exec::host_context& ctx, Args const& a) {
     if (!is_blocks(a.table.format)) {
       detail::with_element_format(a.table.format, [&]<class T>(T) {
         kernel_for<embedding_forward_t, device::host>::run(
@@ -257,28 +262,34 @@ struct kernel_for<table_rows_t, device::host> {
                              std::to_string(a.table.rows) + ". Fix: tokens of this model's vocabulary.");
     ctx.pool().for_range(t, detail::piece_rows(a.table.cols), [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
-        with_block_format(a.table.format, [&]<class F>(F) {
-          unpack_row<F::value>(a.table.row(a.tokens[std::size_t(i)]), a.table.cols, a.scale, detail::row(a.out, i));
-        });
+        unpack_row(a.table, a.tokens[std::size_t(i)], a.scale, detail::row(a.out, i));
     });
   }
 
  private:
-  /// Sixteen times the same row: the waste is less than what another decoder would be.
-  template <weight_format F>
-  TENON_NOINLINE static void unpack_row(std::byte const* p, index_t cols, float scale, float* out) {
-    constexpr detail::weight_traits traits = detail::traits_of(F);
-    detail::for_each_group<F>(p, 0, cols, [&](index_t, detail::weight_group_rows const& g) TENON_INLINE_LAMBDA {
-      detail::unrolled<32>([&](auto i) TENON_INLINE_LAMBDA {
-        constexpr int half = traits.halves ? i / 16 : 0;
-        auto value = detail::blocks::number_at<8 * (i % 4)>(g.bytes[i / 4]) - simd::broadcast(float(traits.offset));
-        if (traits.halves) value = value * g.part[half];
-        value = traits.minimum ? simd::fma(value, g.scale, g.minimum[half]) : value * g.scale;
-        float lane[lanes];
-        simd::store(lane, value * simd::broadcast(scale));
-        *out++ = lane[0];
+  /// By sixteen times the same row: the waste is less than a second decoder of each format would be.
+  template <class Table>
+  static void unpack_row(Table const& table, index_t r, float scale, float* out) {
+    using panel = detail::weight_panel;
+    detail::weight_traits const traits = detail::traits_of(table.format);
+    weight_layout const& layout = layout_of(table.format);
+    float groups[8 * panel::group_floats];
+    for (index_t b = 0; b < table.cols / layout.values; ++b) {
+      with_block_format(table.format, [&]<class F>(F) {
+        detail::unpack_panel<F::value>(table.row(r) + b * layout.bytes, 0, layout.values, groups);
       });
-    });
+      for (index_t i = 0; i < layout.values; ++i) {
+        float const* const group = groups + i / detail::weight_group * panel::group_floats;
+        index_t const in_group = i % detail::weight_group, half = traits.halves ? in_group / lanes * lanes : 0;
+        unsigned char bytes[4];
+        std::memcpy(bytes, group + in_group / 4 * lanes, sizeof bytes);
+        float value = float(int(bytes[in_group % 4]) - traits.offset);
+        if (traits.halves) value *= group[panel::part + half];
+        value = traits.minimum ? std::fma(value, group[panel::scale], group[panel::minimum + half])
+                               : value * group[panel::scale];
+        *out++ = value * scale;
+      }
+    }
   }
 };
 
