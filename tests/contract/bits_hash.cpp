@@ -21,6 +21,7 @@
 #include <tenon/ops/host/embedding.hpp>
 #include <tenon/ops/host/gemm.hpp>
 #include <tenon/ops/host/grad_norm.hpp>
+#include <tenon/ops/host/linear.hpp>
 #include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/rope.hpp>
@@ -168,6 +169,31 @@ void gemm(exec::host_context& context, char const* name) {
     h.add(gradient);
   }
   report(name, h);
+}
+
+/// Weights of every format out of bytes below 0x3c: all are numbers then.
+void stored_weights(exec::host_context& context) {
+  index_t const n = 37, k = 512, most = 9;
+  auto const x = values(most * k, "x");
+  std::vector<std::int32_t> const rows{0, 36, 7};
+  for (auto const& layout : weight_layouts) {
+    weight_view w{weight_format(&layout - weight_layouts.data()), nullptr, n, k};
+    std::vector<std::byte> bytes;
+    for (index_t i = 0; i < n * w.row_bytes(); ++i)
+      bytes.push_back(std::byte(random_stream(1, "bytes").word(0, std::uint64_t(i)) % 0x3c));
+    w.data = bytes.data();
+    hash h;
+    for (index_t t : {index_t(1), index_t(2), most})
+      for (index_t leaf : {index_t(0), index_t(64)}) {
+        std::vector<float> y;
+        ops::linear(context, ops::linear_args{.x = in(x, t, k), .weight = w, .y = out(y, t, n), .leaf = leaf});
+        h.add(y);
+      }
+    std::vector<float> picked;
+    ops::table_rows(context, ops::table_rows_args{rows, w, out(picked, 3, k), 1.7f});
+    h.add(picked);
+    report(layout.name, h);
+  }
 }
 
 template <class T>
@@ -397,6 +423,7 @@ int main() {
   sample(context);
   gemm<float>(context, "gemm f32");
   gemm<bf16>(context, "gemm bf16");
+  stored_weights(context);
   norms<float>(context, "norms f32");
   norms<bf16>(context, "norms bf16");
   attention<float>(context, "attention f32");
