@@ -3,9 +3,11 @@
 #include <doctest/doctest.h>
 
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -236,4 +238,58 @@ TEST_CASE("requests that cannot be served are refused, and the others go on") {
   e.step();
   e.cancel(id);
   CHECK_FALSE(e.step());
+}
+
+TEST_CASE("a sink may submit, cancel and throw, and a request that forbids every token ends alone") {
+  engine<models::any> e{checkpoint_of<gpt>().folder, {.longest = 64, .threads = 1}};
+  auto const run = [&] {
+    while (e.step()) {
+    }
+  };
+  std::vector<std::int32_t> expected;
+  e.submit({.prompt = {1, 2, 3}, .max_tokens = 9, .sampling = {.seed = 1}}, [&](infer::new_token const& t) {
+    expected.push_back(t.token);
+    return true;
+  });
+  run();
+  std::vector<std::int32_t> tokens;
+  int others = 0, cancelled = 0;
+  infer::request_id endless = 0;
+  e.submit({.prompt = {1, 2, 3}, .max_tokens = 9, .sampling = {.seed = 1}}, [&](infer::new_token const& t) {
+    tokens.push_back(t.token);
+    // Many, so that the table of requests grows while this one draws.
+    for (int i = 0; i < 20; ++i)
+      e.submit({.prompt = {4}, .max_tokens = 1}, [&](infer::new_token const&) { return ++others > 0; });
+    if (tokens.size() == 4) e.cancel(endless);
+    return true;
+  });
+  endless = e.submit({.prompt = {5}, .max_tokens = 60}, [&](infer::new_token const& t) {
+    cancelled += t.end == infer::finish::cancelled;
+    return true;
+  });
+  run();
+  CHECK(tokens == expected);
+  CHECK(others == 9 * 20);
+  CHECK(cancelled == 1);
+
+  tokens.clear();
+  std::vector<infer::finish> ends;
+  {
+    std::vector<ops::token_value> nothing;
+    for (std::int32_t t = 0; t < vocabulary; ++t) nothing.push_back({t, -INFINITY});
+    e.submit({.prompt = {7}, .max_tokens = 5, .sampling = {.bias = nothing}, .samples = 2},
+             [&](infer::new_token const& t) {
+               ends.push_back(t.end);
+               return true;
+             });
+  }  // the engine keeps a copy of the list
+  e.submit({.prompt = {6}, .max_tokens = 5}, [](infer::new_token const&) -> bool { throw std::runtime_error("mine"); });
+  e.submit({.prompt = {1, 2, 3}, .max_tokens = 9, .sampling = {.seed = 1}}, [&](infer::new_token const& t) {
+    tokens.push_back(t.token);
+    return true;
+  });
+  CHECK_THROWS_WITH_AS(e.step(), "mine", std::runtime_error);
+  run();
+  CHECK(tokens == expected);
+  CHECK(ends == std::vector{infer::finish::failed, infer::finish::failed});
 }

@@ -50,9 +50,15 @@ TEST_CASE("what is no model, or not all of one, is refused with the name of the 
   refuses(checkpoint("kind", [](auto& state, auto const&) { state["model"] = "rnn"; }),
           "is of the model 'rnn', which is not supported");
   refuses(checkpoint("layers", [](auto& state, auto const&) { state["config"]["layers"] = 3; }),
-          "has no weight 'h.2.ln_1.weight'");
+          "has no tensor 'h.2.ln_1.weight' of shape [1, 32]");
   refuses(checkpoint("width", [](auto& state, auto const&) { state["config"]["hidden"] = 96; }),
-          "has the weight 'h.0.mlp.c_fc.weight' with the shape [128, 32], and the model's shape asks for [96, 32]");
+          "tensor 'h.0.mlp.c_fc.weight' has the shape [128, 32], but [96, 32] is expected");
+  refuses(checkpoint("type", [](auto& state, auto const&) { state["config"]["width"] = "wide"; }),
+          "describes its model with a value of the wrong type");
+  refuses(checkpoint("deep", [](auto& state, auto const&) { state["config"]["layers"] = 1000000; }),
+          "says that 'layers' is 1000000");
+  refuses(checkpoint("large", [](auto& state, auto const&) { state["config"]["vocabulary"] = index_t(1) << 62; }),
+          "says that 'vocabulary' is");
   refuses(checkpoint("heads", [](auto& state, auto const&) { state["config"]["heads"] = 5; }),
           "width is not a multiple of heads");
   refuses(checkpoint("weights", [](auto&, auto const& folder) { fs::resize_file(folder / "model.safetensors", 1000); }),

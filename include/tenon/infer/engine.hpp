@@ -3,7 +3,7 @@
 /// @file Many requests on one model: continuous batching over a paged cache.
 #include <algorithm>
 #include <cstdint>
-#include <deque>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -42,7 +42,8 @@ struct generation {
   int priority = 0;
   std::uint64_t salt = 0;  ///< requests of different salt share no cached text
 };
-enum class finish { no, stopped, length, cancelled };
+/// `failed`: no token could be drawn, as none was allowed or no logit is a number; the token is -1.
+enum class finish { no, stopped, length, cancelled, failed };
 /// A token as it comes. What it points to is there during the call only.
 struct new_token {
   index_t sample = 0;
@@ -52,7 +53,8 @@ struct new_token {
   std::span<float const> logits{};  ///< that it was drawn from
   finish end = finish::no;          ///< this is the sample's last token
 };
-/// Returns whether the sample is to go on.
+/// Returns whether the sample is to go on. It may submit and cancel requests; what it throws ends its sample and comes out
+/// of `step` when the others have got their tokens.
 using token_sink = std::function<bool(new_token const&)>;
 
 }  // namespace infer
@@ -131,11 +133,16 @@ class engine {
     sample_state s;
     if (o.repetition_penalty != 1 || o.presence_penalty != 0 || o.frequency_penalty != 0)
       s.seen.emplace(request.prompt, tokens);
-    s.of = std::make_shared<request_state>(request_state{std::move(request), std::move(sink)});
+    s.of = std::make_shared<request_state>(request_state{std::move(request), std::move(sink), {}});
+    auto& bias = s.of->asked.sampling.bias;
+    s.of->bias.assign(bias.begin(), bias.end());
+    bias = s.of->bias;
     live.emplace(first, std::move(s));
     return schedule->request_of(first);
   }
+  /// Ends all samples of a request. Those that draw at this moment end when the step does.
   void cancel(infer::request_id id) {
+    if (is_drawing) return void(to_cancel.push_back(id));
     for (auto it = live.begin(); it != live.end();)
       if (schedule->request_of(it->first) == id) {
         schedule->drop(it->first);
@@ -163,10 +170,14 @@ class engine {
     logits.resize(batch.wanted.size() * std::size_t(vocabulary()));
     network->run(batch, matrix(logits.data(), index_t(batch.wanted.size()), vocabulary()));
     index_t row = 0;
+    is_drawing = true;
     for (auto const& p : plan.batch) {
       if (p.logits > 0) draw(p.sequence, row, p.tokens.last(std::size_t(p.logits - 1)));
       row += p.logits;
     }
+    is_drawing = false;
+    while (!to_cancel.empty()) cancel(take_last(to_cancel));
+    if (thrown) std::rethrow_exception(std::exchange(thrown, nullptr));
     return true;
   }
 
@@ -185,6 +196,7 @@ class engine {
   struct request_state {
     infer::generation asked;
     infer::token_sink sink;
+    std::vector<ops::token_value> bias;  ///< that `asked` refers to
   };
   struct sample_state {
     std::shared_ptr<request_state> of;
@@ -205,8 +217,7 @@ class engine {
     draw_one(id, row, drafts);
   }
   void draw_one(infer::sequence_id id, index_t row, std::span<std::int32_t const> drafts) {
-    auto const found = live.find(id);
-    sample_state& s = found->second;
+    sample_state& s = live.at(id);  // stays where it is when the sink submits
     auto const& asked = s.of->asked;
     ops::sampling_options sampling = asked.sampling;
     sampling.sample = std::uint64_t(s.sample);
@@ -224,6 +235,11 @@ class engine {
       ops::sample(exec, ops::sample_args{.rows = {&r, 1},
                                          .vocabulary = vocabulary(),
                                          .leaf_vocabulary = arithmetic::feature_leaf(vocabulary())});
+      if (r.token < 0) {
+        hand_out(s, {.sample = s.sample, .end = infer::finish::failed});
+        schedule->drop(id);
+        return void(live.erase(id));
+      }
       drawn.push_back(r.token);
       if (s.seen) s.seen->add(r.token);
       auto const& ends = asked.stop_tokens;
@@ -237,14 +253,28 @@ class engine {
                                stops     ? infer::finish::stopped
                                : is_last ? infer::finish::length
                                          : infer::finish::no};
-      goes_on = s.of->sink(t) && t.end == infer::finish::no;
+      goes_on = hand_out(s, t) && t.end == infer::finish::no;
     } while (goes_on && drawn.size() <= drafts.size() && drawn.back() == drafts[drawn.size() - 1]);
     schedule->commit(id, drawn, !goes_on);
-    if (!goes_on) return void(live.erase(found));
+    if (!goes_on) return void(live.erase(id));
     if (asked.drafts == 0) return;
     drawn.resize(std::size_t(asked.drafts));
     auto const guessed = infer::ngram_draft(schedule->tokens(id), drawn);
     schedule->draft(id, std::span(drawn).first(std::size_t(guessed)));
+  }
+
+  bool hand_out(sample_state& s, infer::new_token const& t) {
+    try {
+      return s.of->sink(t);
+    } catch (...) {
+      if (!thrown) thrown = std::current_exception();
+      return false;
+    }
+  }
+  static infer::request_id take_last(std::vector<infer::request_id>& ids) {
+    auto const id = ids.back();
+    ids.pop_back();
+    return id;
   }
 
   std::unique_ptr<comm::mesh<world_type>> ranks;
@@ -260,6 +290,9 @@ class engine {
   std::vector<float> logits;
   std::vector<ops::token_value> likeliest;
   std::vector<std::int32_t> drawn;
+  bool is_drawing = false;
+  std::vector<infer::request_id> to_cancel;  ///< by sinks
+  std::exception_ptr thrown;                 ///< by a sink
 };
 
 }  // namespace tenon

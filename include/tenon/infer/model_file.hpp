@@ -2,10 +2,10 @@
 #pragma once
 /// @file A model on disk, whatever it lies in: its kind, its shape, its weights by the names that models give them.
 #include <algorithm>
+#include <concepts>
 #include <cstring>
 #include <deque>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,29 +43,7 @@ namespace tenon::infer {
 class model_file {
  public:
   explicit model_file(std::filesystem::path const& where) : place(where) {
-    if (!std::filesystem::is_directory(where)) {
-      auto const& file = files.emplace<io::gguf_file>(where);
-      std::string const kind(file.get<std::string_view>("general.architecture"));
-      family = models::find_architecture_by_gguf(kind);
-      if (!family) refuse("is of the architecture '" + kind + "'");
-      check_kind();
-      return;
-    }
-    auto const& folder = files.emplace<io::hf_folder>(where);
-    if (std::filesystem::exists(where / "state.json")) {
-      auto const state = folder.description("state.json");
-      std::string const kind = state.value("model", "");
-      is_checkpoint = true;
-      shape = state.value("config", nlohmann::json::object());
-      family = models::find_architecture_by_model_type(kind == "gemma3" ? "gemma3_text" : kind);
-      if (!family) refuse("is of the model '" + kind + "'");
-    } else {
-      shape = folder.description();
-      std::string const kind = shape.value("model_type", "");
-      family = models::find_architecture_by_model_type(kind);
-      if (!family) refuse("is of the model_type '" + kind + "'");
-    }
-    check_kind();
+    reading([&] { open(where); });
   }
   model_file(model_file const&) = delete;
 
@@ -77,13 +55,17 @@ class model_file {
   template <class Config>
   Config config() const {
     Config c;
-    if (is_checkpoint) {
+    reading([&] {
+      if (!is_checkpoint) return read(c);
       Config::for_each_field(c, [&](char const* name, auto& value) {
         if (shape.contains(name)) value = shape.at(name).template get<std::remove_cvref_t<decltype(value)>>();
       });
-      return c;
-    }
-    read(c);
+    });
+    Config::for_each_field(c, [&](char const* name, auto value) {
+      if constexpr (std::same_as<decltype(value), index_t>)
+        if (value < 0 || value > (std::string_view(name) == "layers" ? most_layers : most_of_a_dimension))
+          refuse(std::string("says that '") + name + "' is " + std::to_string(value));
+    });
     return c;
   }
 
@@ -134,13 +116,15 @@ class model_file {
   /// @error file_error when rotary positions are scaled in a way that is not supported
   template <class Network>
   void adapt(Network& net) const {
-    for (auto& layer : net.layers.layers) {
-      auto& attention = layer.first.inner;
-      if (attention.rope.base == 0) continue;
-      if (gguf() && family->gguf == "llama") attention.rope.pairing = ops::rope_pairing::interleaved;
-      bool const is_local = family->family == models::gemma_names && attention.window != 0;
-      if (!is_local) attention.rope.factors = rope_factors(attention.head_width / 2, double(attention.rope.base));
-    }
+    reading([&] {
+      for (auto& layer : net.layers.layers) {
+        auto& attention = layer.first.inner;
+        if (attention.rope.base == 0) continue;
+        if (gguf() && family->gguf == "llama") attention.rope.pairing = ops::rope_pairing::interleaved;
+        bool const is_local = family->family == models::gemma_names && attention.window != 0;
+        if (!is_local) attention.rope.factors = rope_factors(attention.head_width / 2, double(attention.rope.base));
+      }
+    });
   }
   /// Tokens that end a text or a turn: those the file names, and those that chat models end a turn with.
   std::vector<text::token_id> end_tokens(text::tokenizer const& words) const {
@@ -172,9 +156,46 @@ class model_file {
   }
 
  private:
+  void open(std::filesystem::path const& where) {
+    if (!std::filesystem::is_directory(where)) {
+      auto const& file = files.emplace<io::gguf_file>(where);
+      std::string const kind(file.get<std::string_view>("general.architecture"));
+      family = models::find_architecture_by_gguf(kind);
+      if (!family) refuse("is of the architecture '" + kind + "'");
+      check_kind();
+      return;
+    }
+    auto const& folder = files.emplace<io::hf_folder>(where);
+    if (std::filesystem::exists(where / "state.json")) {
+      auto const state = folder.description("state.json");
+      std::string const kind = state.value("model", "");
+      is_checkpoint = true;
+      shape = state.value("config", nlohmann::json::object());
+      family = models::find_architecture_by_model_type(kind == "gemma3" ? "gemma3_text" : kind);
+      if (!family) refuse("is of the model '" + kind + "'");
+    } else {
+      shape = folder.description();
+      std::string const kind = shape.value("model_type", "");
+      family = models::find_architecture_by_model_type(kind);
+      if (!family) refuse("is of the model_type '" + kind + "'");
+    }
+    check_kind();
+  }
+  /// Calls read(); a value of the wrong type in a description is the file's mistake.
+  template <class Read>
+  void reading(Read&& read) const {
+    try {
+      read();
+    } catch (nlohmann::json::exception const&) {
+      throw file_error(
+          place.string(),
+          "describes its model with a value of the wrong type. Fix: get its config.json, or state.json, anew.");
+    }
+  }
   [[noreturn]] void refuse(std::string const& what) const {
     std::string known;
-    for (auto const& a : models::architecture_names) (known.empty() ? known : known += ", ") += a.gguf;
+    for (auto const& a : models::architecture_names)
+      if (!known.ends_with(a.gguf)) (known.empty() ? known : known += ", ") += a.gguf;
     throw file_error(place.string(), what + ", which is not supported. Fix: a model of the kind " + known + ".");
   }
   /// What config.json says of rotary positions: of those of the layers that see everything, or of the others.
@@ -220,6 +241,8 @@ class model_file {
       };
       double const low = number("low_freq_factor"), high = number("high_freq_factor"),
                    context = number("original_max_position_embeddings"), log_base = ops::detail::fixed_log(base);
+      if (!(low < high))
+        refuse("scales its rotary positions by a low_freq_factor that is not below its high_freq_factor");
       for (std::size_t i = 0; i < factors.size(); ++i) {
         double const turns =
             context * ops::detail::fixed_exp(-log_base * double(i) / double(pairs)) / 6.283185307179586;
@@ -273,7 +296,15 @@ class model_file {
   float rope_base(char const* name, char const* layers, double otherwise) const {
     return float(find_number(name).value_or(rope_description(layers).value("rope_theta", otherwise)));
   }
-  index_t count(char const* name) const { return index_t(number(name)); }
+  index_t count(char const* name) const { return whole(name, number(name)); }
+  index_t count(char const* name, index_t otherwise) const {
+    return whole(name, find_number(name).value_or(double(otherwise)));
+  }
+  index_t whole(char const* name, double n) const {
+    if (!(n >= 0 && n <= double(most_of_a_dimension)))
+      refuse(std::string("says that ") + name + " is " + std::to_string(n));
+    return index_t(n);
+  }
   index_t vocabulary(char const* table) const {
     auto const found = find(table);
     if (!found)
@@ -286,21 +317,21 @@ class model_file {
          .width = count("hidden_size"),
          .heads = count("num_attention_heads"),
          .kv_heads = count("num_key_value_heads"),
-         .head_width = index_t(find_number("head_dim").value_or(256)),
+         .head_width = count("head_dim", 256),
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
          .vocabulary = vocabulary("model.embed_tokens.weight"),
          .rope_base = rope_base("rope_theta", "full_attention", 1e6),
          .local_rope_base = rope_base("rope_local_base_freq", "sliding_attention", 1e4),
          .window = count("sliding_window"),
-         .pattern = index_t(find_number("sliding_window_pattern").value_or(6)),
+         .pattern = count("sliding_window_pattern", 6),
          .epsilon = float(find_number("rms_norm_eps").value_or(1e-6))};
   }
   void read(llama_config& c) const {
     c = {.layers = count("num_hidden_layers"),
          .width = count("hidden_size"),
          .heads = count("num_attention_heads"),
-         .kv_heads = index_t(find_number("num_key_value_heads").value_or(0)),
+         .kv_heads = count("num_key_value_heads", 0),
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
          .vocabulary = vocabulary("model.embed_tokens.weight"),
@@ -308,10 +339,10 @@ class model_file {
          .qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value(),
          .tied = !find("lm_head.weight"),
          .epsilon = float(find_number("rms_norm_eps").value_or(1e-6)),
-         .head_width = index_t(find_number("head_dim").value_or(0)),
+         .head_width = count("head_dim", 0),
          .head_norm = find("model.layers.0.self_attn.q_norm.weight").has_value()};
     bool const windowed = gguf() || shape.value("use_sliding_window", family->model_type == "mistral");
-    if (windowed) c.window = index_t(find_number("sliding_window").value_or(0));
+    if (windowed) c.window = count("sliding_window", 0);
   }
   void read(gpt2_config& c) const {
     c = {.layers = count("n_layer"),
@@ -319,10 +350,11 @@ class model_file {
          .heads = count("n_head"),
          .context = count("n_positions"),
          .vocabulary = vocabulary("wte.weight"),
-         .hidden = index_t(find_number("n_inner").value_or(0)),
+         .hidden = count("n_inner", 0),
          .tied = !find("lm_head.weight")};
   }
 
+  static constexpr index_t most_layers = 65536, most_of_a_dimension = index_t(1) << 31;
   static constexpr char const* part_of_head = "turns a part of each head only";
   std::filesystem::path place;
   std::variant<std::monostate, io::gguf_file, io::hf_folder> files;
@@ -348,10 +380,8 @@ class file_weights final : public nn::weight_source {
   file_weights(exec::host_context& context, model_file const& from) : exec(context), file(from) {}
 
   weight_view matrix(std::string const& name, index_t rows, index_t cols) override {
-    auto const found = get(name);
-    bool const turned = found.change == models::weight_change::transposed;
-    check(name, found.view, turned ? cols : rows, turned ? rows : cols);
-    if (!turned) return found.view;
+    auto const found = get(name, rows, cols);
+    if (found.change != models::weight_change::transposed) return found.view;
     auto const values = decoded(found.view);
     std::vector<float> out(values.size());
     for (index_t r = 0; r < rows; ++r)
@@ -359,8 +389,7 @@ class file_weights final : public nn::weight_source {
     return {weight_format::f32, reinterpret_cast<std::byte const*>(keep(std::move(out))), rows, cols};
   }
   float const* vector(std::string const& name, index_t size) override {
-    auto const found = get(name);
-    check(name, found.view, 1, size);
+    auto const found = get(name, 1, size);
     bool const adds = found.change == models::weight_change::one_added;
     bool const aligned = reinterpret_cast<std::uintptr_t>(found.view.data) % alignof(float) == 0;
     if (!adds && aligned && found.view.format == weight_format::f32)
@@ -387,17 +416,12 @@ class file_weights final : public nn::weight_source {
   float const* keep(std::vector<float> values) override { return vectors.emplace_back(std::move(values)).data(); }
 
  private:
-  model_file::found_weight get(std::string const& name) const {
-    if (auto const found = file.find(name)) return *found;
-    throw file_error(file.path().string(),
-                     "has no weight '" + name + "'. Fix: use a file of the model that is complete.");
-  }
-  void check(std::string const& name, weight_view v, index_t rows, index_t cols) const {
-    if (v.rows == rows && v.cols == cols) return;
-    auto const text = [](index_t r, index_t c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
-    throw file_error(file.path().string(), "has the weight '" + name + "' with the shape " + text(v.rows, v.cols) +
-                                               ", and the model's shape asks for " + text(rows, cols) +
-                                               ". Fix: use weights and a description of the same model.");
+  /// The weights of this name; a matrix of GPT-2 may lie in the file turned.
+  model_file::found_weight get(std::string const& name, index_t rows, index_t cols) const {
+    auto const found = file.find(name);
+    if (found && found->change == models::weight_change::transposed) std::swap(rows, cols);
+    io::expect_weights(found ? std::optional(found->view) : std::nullopt, file.path().string(), name, rows, cols);
+    return *found;
   }
   std::vector<float> decoded(weight_view v) {
     std::vector<float> values(std::size_t(v.rows * v.cols));
