@@ -9,8 +9,8 @@
 #include <tenon/ops/host/quantize.hpp>
 
 #include "io/scratch_folder.hpp"
-#include "ref/decoded_weights.hpp"
 #include "ref/values.hpp"
+#include "ref/weights.hpp"
 
 using namespace tenon;
 
@@ -56,9 +56,9 @@ TEST_CASE("quantize: any bits are decoded to what the table of layouts says") {
     auto const out = decoded(ctx, f, blocks, layout.values);
     int wrong = 0, finite = 0;
     for (index_t i = 0; i < 200 * layout.values; ++i) {
-      auto const* const block =
-          reinterpret_cast<unsigned char const*>(blocks.data()) + i / layout.values * layout.bytes;
-      double const expected = ref::decoded(f, block, int(i % layout.values)), found = double(out[std::size_t(i)]);
+      double const expected =
+                       ref::weight_value({f, blocks.data(), 200, layout.values}, i / layout.values, i % layout.values),
+                   found = double(out[std::size_t(i)]);
       if (!std::isfinite(expected) || std::fabs(expected) > 3e38) continue;
       ++finite;
       // The last operation of an affine format may cancel: the error is of the size of what was subtracted.

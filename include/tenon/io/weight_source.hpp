@@ -45,20 +45,23 @@ inline file_error not_a_weight(std::string const& file, std::string_view tensor,
 
 }  // namespace detail
 
-/// The weights of this name, which must be there with this shape.
+/// What was found in a file for a name, which must be there with this shape.
 /// @error file_error that says what is there instead   @test tests/io/gguf_test.cpp
+inline weight_view expect_weights(std::optional<weight_view> const& w, std::string const& file, std::string_view name,
+                                  index_t rows, index_t cols) {
+  auto const shape = [](index_t r, index_t c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+  if (!w)
+    throw file_error(file, "has no tensor '" + detail::shown(name) + "' of shape " + shape(rows, cols) +
+                               ". Fix: use a file of the kind of model that is loaded.");
+  if (w->rows != rows || w->cols != cols)
+    throw file_error(file, "tensor '" + detail::shown(name) + "' has the shape " + shape(w->rows, w->cols) + ", but " +
+                               shape(rows, cols) +
+                               " is expected. Fix: use a file of the kind of model that is loaded.");
+  return *w;
+}
 template <WeightSource Source>
 weight_view weights_at(Source const& source, std::string_view name, index_t rows, index_t cols) {
-  auto const shape = [](index_t r, index_t c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
-  std::optional<weight_view> const w = source.find(name);
-  if (!w)
-    throw file_error(source.name(), "has no tensor '" + detail::shown(name) + "' of shape " + shape(rows, cols) +
-                                        ". Fix: use a file of the kind of model that is loaded.");
-  if (w->rows != rows || w->cols != cols)
-    throw file_error(source.name(), "tensor '" + detail::shown(name) + "' has the shape " + shape(w->rows, w->cols) +
-                                        ", but " + shape(rows, cols) +
-                                        " is expected. Fix: use a file of the kind of model that is loaded.");
-  return *w;
+  return expect_weights(source.find(name), source.name(), name, rows, cols);
 }
 
 }  // namespace tenon::io

@@ -47,12 +47,29 @@ struct bucket_begin {
   bool experts = false;  ///< ranks of expert parallelism hold different ones
 };
 
+/// The names of parameters, block within block.
+class name_scope {
+ public:
+  /// Names bound within `inner()` begin with `name` and a dot.
+  template <class Inner>
+  auto scope(std::string_view name, Inner&& inner) {
+    std::size_t const before = prefix.size();
+    if (!name.empty()) prefix.append(name).append(".");
+    auto result = inner();
+    prefix.resize(before);
+    return result;
+  }
+
+ protected:
+  std::string prefix;
+};
+
 /// Walks a model's parameters in a fixed order, each block taking its own: with a buffer it hands out views into it,
 /// with a list of specs it writes down names and shapes. One `bind` function per block serves both.
 ///
 /// A model says by `bucket()` where a new bucket of parameters begins: what is gathered, reduced and updated as one.
 template <class T>
-class binder {
+class binder : public name_scope {
  public:
   explicit binder(T* buffer) : base(buffer) {}
   /// Buckets that lie apart: bucket i begins at `bases[i]`.
@@ -104,16 +121,6 @@ class binder {
   /// Values bound so far, padding included.
   index_t size() const { return round_up(offset, lanes); }
 
-  /// Names bound within `inner()` begin with `name` and a dot.
-  template <class Inner>
-  auto scope(std::string_view name, Inner&& inner) {
-    std::size_t const before = prefix.size();
-    if (!name.empty()) prefix.append(name).append(".");
-    auto result = inner();
-    prefix.resize(before);
-    return result;
-  }
-
  private:
   void begin_bucket(bool experts) {
     offset = round_up(offset, lanes);
@@ -136,7 +143,6 @@ class binder {
   std::vector<parameter_spec>* specs = nullptr;
   std::vector<bucket_begin>* begins = nullptr;
   index_t offset = 0, origin = 0;
-  std::string prefix;
 };
 
 }  // namespace tenon::nn

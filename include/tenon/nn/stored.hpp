@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <tenon/core/weight_format.hpp>
@@ -92,7 +91,7 @@ class weight_source {
 
 /// Binds a model, or what a rank of tensor parallelism has of it, to the weights of a source.
 template <>
-class binder<stored const> {
+class binder<stored const> : public name_scope {
  public:
   explicit binder(weight_source& from) : source(&from) {}
   void bucket() {}
@@ -126,22 +125,11 @@ class binder<stored const> {
     return source->keep(std::move(all));
   }
 
-  /// Names bound within `inner()` begin with `name` and a dot.
-  template <class Inner>
-  auto scope(std::string_view name, Inner&& inner) {
-    std::size_t const before = prefix.size();
-    if (!name.empty()) prefix.append(name).append(".");
-    auto result = inner();
-    prefix.resize(before);
-    return result;
-  }
-
  private:
   static weight_view rows_of(weight_view m, row_range part) {
     return {m.format, m.row(part.first), part.count, m.cols};
   }
   weight_source* source;
-  std::string prefix;
 };
 
 }  // namespace tenon::nn
