@@ -45,8 +45,9 @@ class teacher {
     allowed.resize(std::size_t(ceil_div(bound.network->vocabulary(), index_t(32))));
     index_t most = 0;
     for (auto const& g : bound.scheduling.groups) most = std::max(most, g.pages);
-    pages.resize(std::size_t(most));
-    std::iota(pages.begin(), pages.end(), 0);
+    pages.groups.assign(bound.scheduling.groups.size(), std::vector<infer::page_id>(std::size_t(most)));
+    for (auto& group : pages.groups) std::iota(group.begin(), group.end(), 0);
+    batch.reserve(pages.groups.size(), rows_at_once, 1);
   }
   text::tokenizer tokenizer() const { return file.tokenizer(); }
 
@@ -64,14 +65,8 @@ class teacher {
 
   double loss_of_rows(std::span<std::int32_t const> chunk, index_t begin, index_t count, index_t first) {
     auto const v = bound.network->vocabulary();
-    batch.clear(int(bound.scheduling.groups.size()));
-    for (auto& group : batch.sequences) group.push_back({0, count, begin, pages});
-    batch.begins.push_back(count);
-    for (index_t i = 0; i < count; ++i) {
-      batch.tokens.push_back(chunk[std::size_t(begin + i)]);
-      batch.positions.push_back(begin + i);
-      batch.wanted.push_back(std::int32_t(i));
-    }
+    batch.clear();
+    batch.add(chunk.subspan(std::size_t(begin), std::size_t(count)), begin, count, pages);
     logits.resize(std::size_t(count * v));
     bound.network->run(batch, matrix(logits.data(), count, v));
     double sum = 0;
@@ -96,7 +91,7 @@ class teacher {
   infer::bound_model bound;
   infer::step_batch batch;
   std::vector<float> logits;
-  std::vector<std::int32_t> pages;
+  infer::sequence_pages pages;
   std::vector<std::uint32_t> allowed;
   ops::sampling_options greedy{.temperature = 0};
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file Everything needed to run a model.
+#include <tenon/infer/beam_search.hpp>
 #include <tenon/infer/bind.hpp>
+#include <tenon/infer/draft_model.hpp>
 #include <tenon/infer/engine.hpp>
 #include <tenon/infer/host_ops.hpp>
 #include <tenon/infer/kv_storage.hpp>

@@ -2,24 +2,45 @@
 // ctest: TIMEOUT 300
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
+#include <new>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <nlohmann/json.hpp>
 #include <tenon/comm/threads.hpp>
 #include <tenon/infer/engine.hpp>
+#include <tenon/infer/stop.hpp>
+#include <tenon/io/safetensors.hpp>
 #include <tenon/io/sha256.hpp>
 #include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/trainer.hpp>
+
+namespace {
+std::atomic<long> heap_allocations{0};
+}
+// Counts every heap allocation of this executable, on all threads.
+TENON_NOINLINE void* operator new(std::size_t n) {
+  ++heap_allocations;
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+TENON_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
+TENON_NOINLINE void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 using namespace tenon;
 
@@ -70,6 +91,22 @@ trained const& checkpoint_of() {
     return r;
   }();
   return one;
+}
+/// A model of fewer tokens than that of the checkpoint: without the last ones.
+std::filesystem::path with_fewer_tokens(std::filesystem::path const& from, index_t count) {
+  auto const to = from.parent_path() / "fewer-tokens";
+  std::filesystem::create_directory(to);
+  auto state = nlohmann::json::parse(std::ifstream(from / "state.json"));
+  state["config"]["vocabulary"] = count;
+  std::ofstream(to / "state.json") << state.dump();
+  io::safetensors_file const whole(from / "model.safetensors");
+  std::vector<io::tensor_to_write> tensors;
+  for (auto const& [name, t] : whole.tensors()) {
+    tensors.push_back({name, t.dtype, t.shape, t.bytes.data()});
+    if (t.shape[0] == vocabulary) tensors.back().shape[0] = count;
+  }
+  io::write_safetensors(to / "model.safetensors", tensors);
+  return to;
 }
 
 /// What a request got: a digest of its tokens and of all logits that they were drawn from.
@@ -157,13 +194,14 @@ TEST_CASE_TEMPLATE("a request gets the same bits alone and in any company", Mode
 }
 
 TEST_CASE("speculation changes the number of steps and nothing else") {
-  engine<models::any> e{checkpoint_of<llama>().folder, {.longest = 128, .threads = 1}};
   auto all = requests();
   for (auto& r : all) {
     for (int i = 0; i < 20; ++i) r.prompt.push_back(std::int32_t(i % 5));
     r.max_tokens = 40;
   }
-  auto const steps = [&](index_t drafts) {
+  auto const steps = [&](std::filesystem::path const& model, index_t drafts, engine_options o = {}) {
+    o.longest = 128, o.threads = 1;
+    engine<models::any> e{model, o};
     for (auto& r : all) r.drafts = drafts;
     int n = 0;
     std::vector<outcome> results(all.size());
@@ -176,11 +214,29 @@ TEST_CASE("speculation changes the number of steps and nothing else") {
     while (e.step()) ++n;
     return std::pair(n, results);
   };
-  CHECK(steps(4).second == steps(0).second);
+  auto const &a_gpt = checkpoint_of<gpt>().folder, &a_llama = checkpoint_of<llama>().folder,
+             &a_gemma = checkpoint_of<gemma>().folder;
+  for (auto const& model : {a_llama, a_gemma}) {
+    auto const expected = steps(model, 0).second;
+    CHECK(steps(model, 4).second == expected);
+    for (auto const& draft : {a_gpt, a_llama, a_gemma}) {
+      CHECK(steps(model, 4, {.draft_model = draft}).second == expected);
+      // So small a cache that sequences give way and drafts find no pages.
+      CHECK(
+          steps(model, 3, {.cache_tokens = 128, .token_budget = 16, .max_sequences = 7, .draft_model = draft}).second ==
+          expected);
+    }
+  }
+  all[4].sampling.repetition_penalty = 1;  // drafts are drawn as if earlier ones had not been seen
+  CHECK(steps(a_gemma, 4, {.draft_model = a_gemma}).first == 1 + 8);  // every guess holds: 5 tokens a step, of 39
+  CHECK(steps(a_gemma, 4, {.draft_model = a_llama}).first > 9);
+  // Many guesses that do not hold: those after them would be worse if their keys and values stayed.
+  for (auto& r : all) r.sampling = {.temperature = 0, .frequency_penalty = 3};
+  CHECK(steps(a_gemma, 4, {.draft_model = a_gemma}).first < 22);
   for (auto& r : all) r.sampling = {.temperature = 0};  // so small a model repeats itself soon
-  auto const without = steps(0), with = steps(4);
-  CHECK(with.second == without.second);
-  CHECK(with.first < without.first);
+  CHECK(steps(a_llama, 4).first < steps(a_llama, 0).first);
+  CHECK_THROWS_WITH_AS((engine<models::any>{a_llama, {.draft_model = with_fewer_tokens(a_gpt, 60)}}),
+                       doctest::Contains("has a vocabulary of 60 tokens, and the model's has 67"), argument_error);
 }
 
 TEST_CASE("tensor ranks give the bits of one") {
@@ -292,4 +348,180 @@ TEST_CASE("a sink may submit, cancel and throw, and a request that forbids every
   run();
   CHECK(tokens == expected);
   CHECK(ends == std::vector{infer::finish::failed, infer::finish::failed});
+}
+
+TEST_CASE_TEMPLATE("tokens of sequences that are under way take no memory, on any thread", Model, llama, gemma) {
+  auto const& folder = checkpoint_of<Model>().folder;
+  engine<models::any> e{folder, {.longest = 128, .cache_tokens = 1024, .threads = 2, .draft_model = folder}};
+  text::tokenizer const words(text::byte_vocabulary());
+  auto const serve_all = [&] {
+    auto all = requests();
+    std::vector<text::detokenizer> pieces(all.size(), text::detokenizer(words));
+    std::vector<infer::stop_check> ends(all.size(), infer::stop_check({.max_new_tokens = 100, .strings = {"tenon"}}));
+    long characters = 0, worst = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      all[i].max_tokens = 70;
+      all[i].wants_log_probabilities = true;
+      all[i].likeliest = 3;
+      all[i].drafts = i < 3 ? 4 : 0;
+      e.submit(all[i], [&, i](infer::new_token const& t) {
+        characters += long(ends[i].push(t.token, pieces[i].push(t.token)).size());
+        return true;
+      });
+    }
+    e.step();  // begins them all
+    for (long before = heap_allocations; e.step(); before = heap_allocations)
+      worst = std::max(worst, heap_allocations - before);
+    CHECK(characters > 7 * 60);
+    return worst;
+  };
+  serve_all();
+  auto const blocks = e.context().scratch().system_allocations();
+  CHECK(serve_all() == 0);
+  CHECK(e.context().scratch().system_allocations() == blocks);
+}
+
+namespace {
+
+using text_tokens = std::vector<std::int32_t>;
+struct scored_text {
+  text_tokens tokens;
+  float sum;  ///< of log-probabilities
+  double score;
+};
+std::vector<float> log_probabilities_after(engine<models::any>& e, text_tokens const& text) {
+  std::vector<float> all(std::size_t(vocabulary), 0.0f);
+  e.submit({.prompt = text, .max_tokens = 1, .likeliest = vocabulary}, [&](infer::new_token const& t) {
+    for (auto const& l : t.likeliest) all[std::size_t(l.token)] = l.value;
+    return true;
+  });
+  while (e.step()) {
+  }
+  return all;
+}
+bool is_stop(infer::generation const& g, std::int32_t token) {
+  return std::find(g.stop_tokens.begin(), g.stop_tokens.end(), token) != g.stop_tokens.end();
+}
+/// All texts that are one token longer.
+std::vector<scored_text> longer(engine<models::any>& e, infer::generation const& g,
+                                std::vector<scored_text> const& texts) {
+  std::vector<scored_text> all;
+  for (auto const& from : texts) {
+    auto whole = g.prompt;
+    whole.insert(whole.end(), from.tokens.begin(), from.tokens.end());
+    auto const p = log_probabilities_after(e, whole);
+    for (std::int32_t t = 0; t < vocabulary; ++t) {
+      all.push_back({from.tokens, from.sum + p[std::size_t(t)], 0});
+      all.back().tokens.push_back(t);
+      all.back().score = double(all.back().sum) / std::pow(double(all.back().tokens.size()), double(g.length_penalty));
+    }
+  }
+  return all;
+}
+template <class Number>
+void sort_by(std::vector<scored_text>& texts, Number scored_text::*number, std::size_t most) {
+  std::stable_sort(texts.begin(), texts.end(), [&](auto const& a, auto const& b) { return a.*number > b.*number; });
+  texts.resize(std::min(texts.size(), most));
+}
+/// Every text that there can be.
+std::vector<text_tokens> best_of_all(engine<models::any>& e, infer::generation const& g) {
+  std::vector<scored_text> ended, open{{{}, 0, 0}};
+  for (index_t length = 1; length <= g.max_tokens; ++length) {
+    auto const all = longer(e, g, std::exchange(open, {}));
+    for (auto const& t : all) (length == g.max_tokens || is_stop(g, t.tokens.back()) ? ended : open).push_back(t);
+  }
+  sort_by(ended, &scored_text::score, std::size_t(g.samples));
+  std::vector<text_tokens> texts;
+  for (auto const& t : ended) texts.push_back(t.tokens);
+  return texts;
+}
+/// The steps of Hugging Face's BeamSearchScorer, with the whole text of each beam read anew for each token.
+std::vector<text_tokens> plain_beam_search(engine<models::any>& e, infer::generation const& g) {
+  auto const n = std::size_t(g.beams);
+  std::vector<scored_text> ended, beams{{{}, 0, 0}};
+  for (index_t length = 1; length <= g.max_tokens && !beams.empty(); ++length) {
+    auto all = longer(e, g, std::exchange(beams, {}));
+    sort_by(all, &scored_text::sum, 2 * n);
+    for (std::size_t rank = 0; rank < all.size() && beams.size() < n; ++rank)
+      if (!is_stop(g, all[rank].tokens.back())) beams.push_back(all[rank]);
+      else if (rank < n) ended.push_back(all[rank]);
+    sort_by(ended, &scored_text::score, n);
+    if (ended.size() < n) continue;
+    bool const longest = g.early_stopping == infer::early_stopping::never && g.length_penalty > 0;
+    double const reachable =
+        double(all[0].sum) / std::pow(double(longest ? g.max_tokens : length), double(g.length_penalty));
+    if (g.early_stopping == infer::early_stopping::yes || ended.back().score >= reachable) beams.clear();
+  }
+  ended.insert(ended.end(), beams.begin(), beams.end());
+  sort_by(ended, &scored_text::score, std::size_t(g.samples));
+  std::vector<text_tokens> texts;
+  for (auto const& t : ended) texts.push_back(t.tokens);
+  return texts;
+}
+
+}  // namespace
+
+TEST_CASE("beam search finds what plain searches find") {
+  auto const& folder = checkpoint_of<llama>().folder;
+  engine<models::any> alone{folder, {.longest = 128, .threads = 1}};
+  engine<models::any> e{folder, {.longest = 96, .cache_tokens = 1200, .max_sequences = 70, .threads = 1}};
+  engine<models::any> tight{folder, {.longest = 96, .cache_tokens = 192, .token_budget = 9, .max_sequences = 8}};
+  auto const nobody = [](infer::new_token const&) { return true; };
+  auto const search = [&](engine<models::any>& in, infer::generation const& g) {
+    std::vector<text_tokens> texts(std::size_t(g.samples));
+    std::vector<infer::finish> ends(texts.size(), infer::finish::no);
+    in.submit({.prompt = words(20, 5), .max_tokens = 20}, nobody);
+    in.submit(g, [&](infer::new_token const& t) {
+      CHECK(std::exchange(ends[std::size_t(t.sample)], t.end) == infer::finish::no);
+      texts[std::size_t(t.sample)].push_back(t.token);
+      return true;
+    });
+    in.submit({.prompt = words(7, 5), .max_tokens = 30, .samples = 2}, nobody);
+    while (in.step()) {
+    }
+    for (std::size_t i = 0; i < texts.size(); ++i)
+      CHECK(ends[i] == (is_stop(g, texts[i].back()) ? infer::finish::stopped : infer::finish::length));
+    return texts;
+  };
+  // With a beam for every beginning, nothing is overlooked.
+  infer::generation g{.prompt = words(9, 2),
+                      .max_tokens = 2,
+                      .samples = 5,
+                      .stop_tokens = {3, 40},
+                      .beams = vocabulary};
+  for (float const penalty : {0.0f, 1.0f, 2.0f}) {
+    g.length_penalty = penalty;
+    CHECK(search(e, g) == best_of_all(alone, g));
+  }
+  std::set<std::vector<text_tokens>> different;
+  for (int seed = 0; seed < 4; ++seed)
+    for (float const penalty : {0.0f, 1.0f})
+      for (auto const early : {infer::early_stopping::no, infer::early_stopping::yes, infer::early_stopping::never}) {
+        g = {.prompt = words(30, seed),
+             .max_tokens = 14,
+             .samples = 3,
+             .stop_tokens = words(32, 6),
+             .beams = 3,
+             .length_penalty = penalty,
+             .early_stopping = early};
+        CAPTURE(seed);
+        CAPTURE(penalty);
+        CAPTURE(int(early));
+        auto const expected = plain_beam_search(alone, g);
+        CHECK(search(e, g) == expected);
+        CHECK(search(tight, g) == expected);
+        different.insert(expected);
+      }
+  CHECK(different.size() > 8);  // when it stops matters
+
+  CHECK_THROWS_WITH_AS(e.submit({.prompt = {1}, .max_tokens = 9, .samples = 3, .beams = 2}, nobody),
+                       doctest::Contains("3 samples and 2 beams"), argument_error);
+  int cancelled = 0;
+  g.max_tokens = 50, g.early_stopping = infer::early_stopping::never, g.stop_tokens = {};
+  auto const id =
+      e.submit(g, [&](infer::new_token const& t) { return cancelled += t.end == infer::finish::cancelled, true; });
+  for (int i = 0; i < 5; ++i) e.step();
+  e.cancel(id);
+  CHECK(cancelled == 3);
+  CHECK_FALSE(e.step());
 }

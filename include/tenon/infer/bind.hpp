@@ -3,6 +3,7 @@
 /// @file From a file to a model that runs: the network of its kind, bound to its weights, and a cache of the size asked.
 #include <algorithm>
 #include <concepts>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -31,6 +32,8 @@ struct engine_options {
   index_t swap_tokens = 0;  ///< room for preempted sequences under preemption::swap
   bool keeps_prefixes = true;
   int threads = 0;  ///< 0: all processors
+  /// A smaller model of the same vocabulary, that guesses the tokens of requests with `drafts`.
+  std::filesystem::path draft_model{};
 };
 
 namespace infer {

@@ -16,7 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include <tenon/infer/beam_search.hpp>
 #include <tenon/infer/bind.hpp>
+#include <tenon/infer/draft_model.hpp>
 #include <tenon/infer/scheduler.hpp>
 #include <tenon/infer/seen_tokens.hpp>
 #include <tenon/infer/speculation.hpp>
@@ -37,7 +39,14 @@ struct generation {
   index_t samples = 1;                      ///< continuations of the same prompt, each with random numbers of its own
   std::vector<std::int32_t> stop_tokens{};  ///< end a sample; they are handed out too
   bool wants_log_probabilities = false;
-  index_t drafts = 0;  ///< so many tokens are guessed from repetitions in the text and tried at once: faster, same bits
+  /// So many tokens are guessed, by the draft model or else from repetitions in the text, and tried at once: faster, same
+  /// bits.
+  index_t drafts = 0;
+  /// Above 1: beam search. `sampling` and `drafts` do not matter then, `samples` are the best of the texts found, and
+  /// their tokens come when the search has ended.
+  index_t beams = 1;
+  float length_penalty = 1;  ///< see beam_options
+  infer::early_stopping early_stopping = infer::early_stopping::no;
   index_t likeliest = 0;  ///< so many tokens besides, with their log-probabilities
   int priority = 0;
   std::uint64_t salt = 0;  ///< requests of different salt share no cached text
@@ -124,16 +133,22 @@ class engine {
                            std::to_string(settings.longest) +
                            " that a sequence may have. Fix: fewer, or a larger "
                            "engine_options::longest.");
+    bool const searches = request.beams > 1;
+    if (searches && request.samples > request.beams)
+      throw argument_error("tenon::engine: a request has " + std::to_string(request.samples) + " samples and " +
+                           std::to_string(request.beams) + " beams. Fix: at most as many samples as beams.");
     auto const first = schedule->submit({.prompt = request.prompt,
                                          .max_new_tokens = request.max_tokens,
                                          .priority = request.priority,
-                                         .branches = request.samples,
+                                         .branches = searches ? request.beams : request.samples,
+                                         .together = searches,
                                          .salt = request.salt});
     auto const& o = request.sampling;
     sample_state s;
     if (o.repetition_penalty != 1 || o.presence_penalty != 0 || o.frequency_penalty != 0)
       s.seen.emplace(request.prompt, tokens);
-    s.of = std::make_shared<request_state>(request_state{std::move(request), std::move(sink), {}});
+    s.of = std::make_shared<request_state>(request_state{std::move(request), std::move(sink)});
+    if (searches) s.of->start_search(first);
     auto& bias = s.of->asked.sampling.bias;
     s.of->bias.assign(bias.begin(), bias.end());
     bias = s.of->bias;
@@ -146,7 +161,8 @@ class engine {
     for (auto it = live.begin(); it != live.end();)
       if (schedule->request_of(it->first) == id) {
         schedule->drop(it->first);
-        it->second.of->sink({.sample = it->second.sample, .end = infer::finish::cancelled});
+        if (auto const& s = it->second; s.sample < s.of->asked.samples)
+          s.of->sink({.sample = s.sample, .end = infer::finish::cancelled});
         it = live.erase(it);
       } else {
         ++it;
@@ -157,16 +173,8 @@ class engine {
     if (schedule->is_idle()) return false;
     auto const& plan = schedule->plan();
     for (auto const& m : plan.moves) network->move(m);
-    batch.clear(schedule->all_pages().groups());
-    for (auto const& p : plan.batch) {
-      index_t const row = index_t(batch.tokens.size());
-      batch.tokens.insert(batch.tokens.end(), p.tokens.begin(), p.tokens.end());
-      for (index_t i = 0; i < p.count; ++i) batch.positions.push_back(p.first + i);
-      batch.begins.push_back(row + p.count);
-      auto const& pages = schedule->pages(p.sequence).groups;
-      for (std::size_t g = 0; g < pages.size(); ++g) batch.sequences[g].push_back({row, p.count, p.first, pages[g]});
-      for (index_t i = p.count - p.logits; i < p.count; ++i) batch.wanted.push_back(std::int32_t(row + i));
-    }
+    batch.clear();
+    for (auto const& p : plan.batch) batch.add(p.tokens, p.first, p.logits, schedule->pages(p.sequence));
     logits.resize(batch.wanted.size() * std::size_t(vocabulary()));
     network->run(batch, matrix(logits.data(), index_t(batch.wanted.size()), vocabulary()));
     index_t row = 0;
@@ -176,6 +184,9 @@ class engine {
       row += p.logits;
     }
     is_drawing = false;
+    if (guesses)
+      guesses->run([&](auto id) { return live.contains(id); },
+                   [&](auto id, auto tokens) { schedule->draft(id, tokens); });
     while (!to_cancel.empty()) cancel(take_last(to_cancel));
     if (thrown) std::rethrow_exception(std::exchange(thrown, nullptr));
     return true;
@@ -191,16 +202,34 @@ class engine {
         weights(exec, file) {
     auto bound = infer::bind_model<Model, arithmetic, kv_policy>(exec, file, weights, settings, ranks.get());
     network = std::move(bound.network);
+    batch.reserve(bound.scheduling.groups.size(), settings.token_budget, settings.max_sequences);
     schedule.emplace(std::move(bound.scheduling));
+    if (!settings.draft_model.empty())
+      guesses = std::make_unique<infer::draft_model>(exec, settings, vocabulary(), [&](auto&... draft) {
+        return infer::bind_model<Model, arithmetic, kv_policy>(exec, draft..., ranks.get());
+      });
   }
   struct request_state {
     infer::generation asked;
     infer::token_sink sink;
-    std::vector<ops::token_value> bias;  ///< that `asked` refers to
+    std::vector<ops::token_value> bias{};  ///< that `asked` refers to
+    std::optional<infer::beam_search> search{};
+    std::vector<infer::sequence_id> beams{};
+    std::vector<ops::token_value> beams_likeliest{};  ///< [beams, width]
+    index_t beams_ready = 0;                          ///< have their likeliest tokens
+
+    void start_search(infer::sequence_id first) {
+      beams.push_back(first);
+      search.emplace(infer::beam_options{.beams = asked.beams,
+                                         .max_tokens = asked.max_tokens,
+                                         .length_penalty = asked.length_penalty,
+                                         .early = asked.early_stopping,
+                                         .stop_tokens = asked.stop_tokens});
+    }
   };
   struct sample_state {
     std::shared_ptr<request_state> of;
-    index_t sample = 0;
+    index_t sample = 0;  ///< or which of the beams
     bool has_forked = false;
     std::optional<infer::seen_tokens> seen{};  ///< where a penalty asks for them
   };
@@ -208,7 +237,9 @@ class engine {
   /// Draws the next token of a sequence, whose logits begin with row `row`, and tokens in the place of drafts as long as
   /// they hold; of a sequence that has just read its prompt, the first tokens of all its samples.
   void draw(infer::sequence_id id, index_t row, std::span<std::int32_t const> drafts) {
-    if (sample_state& s = live.at(id); !std::exchange(s.has_forked, true))
+    sample_state& s = live.at(id);
+    if (s.of->search) return look_ahead(s, row);
+    if (!std::exchange(s.has_forked, true))
       for (index_t k = 1; k < s.of->asked.samples; ++k) {
         auto const other = schedule->fork(id);
         live.emplace(other, sample_state{s.of, k, true, s.seen});
@@ -232,40 +263,102 @@ class engine {
                         .seen = s.seen ? s.seen->list() : std::span<ops::seen_token const>{},
                         .wants_log_probability = asked.wants_log_probabilities,
                         .likeliest = likeliest};
-      ops::sample(exec, ops::sample_args{.rows = {&r, 1},
-                                         .vocabulary = vocabulary(),
-                                         .leaf_vocabulary = arithmetic::feature_leaf(vocabulary())});
+      sample(r);
       if (r.token < 0) {
-        hand_out(s, {.sample = s.sample, .end = infer::finish::failed});
+        hand_out(*s.of, {.sample = s.sample, .end = infer::finish::failed});
         schedule->drop(id);
         return void(live.erase(id));
       }
       drawn.push_back(r.token);
       if (s.seen) s.seen->add(r.token);
-      auto const& ends = asked.stop_tokens;
-      bool const stops = std::find(ends.begin(), ends.end(), r.token) != ends.end();
       bool const is_last = index_t(known + drawn.size() - asked.prompt.size()) == asked.max_tokens;
       infer::new_token const t{s.sample,
                                r.token,
                                r.log_probability,
                                likeliest,
                                {r.logits, std::size_t(vocabulary())},
-                               stops     ? infer::finish::stopped
-                               : is_last ? infer::finish::length
-                                         : infer::finish::no};
-      goes_on = hand_out(s, t) && t.end == infer::finish::no;
+                               end_of(asked, r.token, is_last)};
+      goes_on = hand_out(*s.of, t) && t.end == infer::finish::no;
     } while (goes_on && drawn.size() <= drafts.size() && drawn.back() == drafts[drawn.size() - 1]);
     schedule->commit(id, drawn, !goes_on);
     if (!goes_on) return void(live.erase(id));
     if (asked.drafts == 0) return;
+    if (guesses)
+      return guesses->ask({.id = id,
+                           .text = schedule->tokens(id),
+                           .drafts = asked.drafts,
+                           .most = index_t(asked.prompt.size()) + asked.max_tokens,
+                           .salt = asked.salt,
+                           .sampling = sampling,
+                           .seen = s.seen ? s.seen->list() : std::span<ops::seen_token const>{}});
     drawn.resize(std::size_t(asked.drafts));
     auto const guessed = infer::ngram_draft(schedule->tokens(id), drawn);
     schedule->draft(id, std::span(drawn).first(std::size_t(guessed)));
   }
 
-  bool hand_out(sample_state& s, infer::new_token const& t) {
+  /// A beam has logits. When all have, those that go on do, as copies of what they continue, or as itself.
+  void look_ahead(sample_state const& s, index_t row) {
+    auto const r = s.of;
+    index_t const width = infer::beam_search::width(r->asked.beams, vocabulary());
+    r->beams_likeliest.resize(r->beams.size() * std::size_t(width));
+    ops::sampling_options const greedy{.temperature = 0};
+    ops::sample_row likeliest_of_beam{
+        .logits = logits.data() + row * vocabulary(),
+        .options = &greedy,
+        .likeliest = std::span(r->beams_likeliest).subspan(std::size_t(s.sample * width), std::size_t(width))};
+    sample(likeliest_of_beam);
+    if (++r->beams_ready < index_t(r->beams.size())) return;
+    r->beams_ready = 0;
+    auto const next = r->search->advance(r->beams_likeliest);
+    std::vector<infer::sequence_id> beams(next.size(), -1);
+    for (std::size_t b = 0; b < r->beams.size(); ++b) {
+      auto const heir = std::find_if(next.begin(), next.end(), [&](auto const& n) { return n.parent == index_t(b); });
+      if (heir != next.end()) {
+        beams[std::size_t(heir - next.begin())] = r->beams[b];
+      } else {
+        schedule->drop(r->beams[b]);
+        live.erase(r->beams[b]);
+      }
+    }
+    for (std::size_t k = 0; k < next.size(); ++k)
+      if (beams[k] < 0) beams[k] = schedule->fork(r->beams[std::size_t(next[k].parent)]);
+    for (std::size_t k = 0; k < next.size(); ++k) {
+      schedule->commit(beams[k], {&next[k].token.token, 1});
+      live[beams[k]] = {r, index_t(k), true};
+    }
+    r->beams = std::move(beams);
+    if (next.empty()) hand_out_found(*r);
+  }
+  void hand_out_found(request_state& r) {
+    auto const found = r.search->found();
+    for (index_t k = 0; k < r.asked.samples; ++k) {
+      if (k >= index_t(found.size())) {
+        hand_out(r, {.sample = k, .end = infer::finish::failed});
+        continue;
+      }
+      auto const& tokens = found[std::size_t(k)].tokens;
+      for (std::size_t i = 0; i < tokens.size(); ++i)
+        if (!hand_out(r, {.sample = k,
+                          .token = tokens[i].token,
+                          .log_probability = tokens[i].value,
+                          .end = i + 1 < tokens.size() ? infer::finish::no : end_of(r.asked, tokens[i].token, true)}))
+          break;
+    }
+  }
+  static infer::finish end_of(infer::generation const& asked, std::int32_t token, bool is_last) {
+    auto const& ends = asked.stop_tokens;
+    bool const stops = std::find(ends.begin(), ends.end(), token) != ends.end();
+    return stops ? infer::finish::stopped : is_last ? infer::finish::length : infer::finish::no;
+  }
+  void sample(ops::sample_row& r) {
+    ops::sample(exec, ops::sample_args{.rows = {&r, 1},
+                                       .vocabulary = vocabulary(),
+                                       .leaf_vocabulary = arithmetic::feature_leaf(vocabulary())});
+  }
+
+  bool hand_out(request_state& r, infer::new_token const& t) {
     try {
-      return s.of->sink(t);
+      return r.sink(t);
     } catch (...) {
       if (!thrown) thrown = std::current_exception();
       return false;
@@ -285,6 +378,7 @@ class engine {
   std::unique_ptr<text::tokenizer> words;
   std::optional<scheduler_type> schedule;
   std::unique_ptr<infer::runner> network;
+  std::unique_ptr<infer::draft_model> guesses;
   std::unordered_map<infer::sequence_id, sample_state> live;
   infer::step_batch batch;
   std::vector<float> logits;

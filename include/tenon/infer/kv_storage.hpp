@@ -72,16 +72,16 @@ class kv_storage {
   static std::size_t bytes_for(std::span<kv_layer const> layers, index_t page_tokens,
                                std::span<index_t const> group_pages) {
     auto const windows = windows_of(layers);
-    require(group_pages.size() == windows.size(), "the layers have " + std::to_string(windows.size()) +
-                                                      " different windows, and " + std::to_string(group_pages.size()) +
-                                                      " numbers of pages are given. Fix: one for each.");
-    require(page_tokens > 0 && page_tokens % lanes == 0,
-            "a page of " + std::to_string(page_tokens) + " tokens is not a multiple of 16. Fix: kv::paged<16>.");
+    if (group_pages.size() != windows.size())
+      refuse("the layers have " + std::to_string(windows.size()) + " different windows, and " +
+             std::to_string(group_pages.size()) + " numbers of pages are given. Fix: one for each.");
+    if (page_tokens <= 0 || page_tokens % lanes != 0)
+      refuse("a page of " + std::to_string(page_tokens) + " tokens is not a multiple of 16. Fix: kv::paged<16>.");
     std::size_t sum = 0;
     for (auto const& l : layers) {
       index_t const pages = group_pages[std::size_t(group_of(windows, l))];
-      require(l.kv_heads > 0 && l.head_width > 0 && l.window >= 0 && pages >= 0,
-              "a layer has no heads, or a window or a number of pages is negative. Fix: the model's numbers.");
+      if (l.kv_heads <= 0 || l.head_width <= 0 || l.window < 0 || pages < 0)
+        refuse("a layer has no heads, or a window or a number of pages is negative. Fix: the model's numbers.");
       sum += std::size_t(pages) * std::size_t(pages_of(l, page_tokens).page_bytes());
     }
     return sum;
@@ -123,9 +123,9 @@ class kv_storage {
   /// Brings back what swap_out kept, into pages that may be others; -1 must be where they were.
   void swap_in(int group, std::span<std::int32_t const> pages, std::span<std::byte const> kept) {
     auto const present = std::size_t(std::count_if(pages.begin(), pages.end(), [](auto p) { return p >= 0; }));
-    require(kept.size() == present * page_bytes(group), std::to_string(kept.size()) + " bytes are not those of " +
-                                                            std::to_string(present) +
-                                                            " pages. Fix: the pages of the same sequence and group.");
+    if (kept.size() != present * page_bytes(group))
+      refuse(std::to_string(kept.size()) + " bytes are not those of " + std::to_string(present) +
+             " pages. Fix: the pages of the same sequence and group.");
     for_pages(group, pages, [&](std::byte* p, std::size_t bytes) {
       std::memcpy(p, kept.data(), bytes);
       kept = kept.subspan(bytes);
@@ -133,13 +133,12 @@ class kv_storage {
   }
 
  private:
-  static void require(bool fits, std::string const& what) {
-    if (!fits) throw argument_error("tenon::kv_storage: " + what);
-  }
+  [[noreturn]] static void refuse(std::string const& what) { throw argument_error("tenon::kv_storage: " + what); }
   template <class V>
   static auto& at(V& v, int i) {
-    require(i >= 0 && std::size_t(i) < v.size(), "there is no layer or group " + std::to_string(i) + " among " +
-                                                     std::to_string(v.size()) + ". Fix: count from 0.");
+    if (i < 0 || std::size_t(i) >= v.size())
+      refuse("there is no layer or group " + std::to_string(i) + " among " + std::to_string(v.size()) +
+             ". Fix: count from 0.");
     return v[std::size_t(i)];
   }
   static std::vector<index_t> windows_of(std::span<kv_layer const> layers) {
@@ -155,8 +154,9 @@ class kv_storage {
     return {nullptr, 0, page_tokens, l.kv_heads, l.head_width};
   }
   static std::byte* page(ops::kv_pages<Element> const& v, index_t number) {
-    require(number >= 0 && number < v.pages, "there is no page " + std::to_string(number) + " among " +
-                                                 std::to_string(v.pages) + ". Fix: a page of this group.");
+    if (number < 0 || number >= v.pages)
+      refuse("there is no page " + std::to_string(number) + " among " + std::to_string(v.pages) +
+             ". Fix: a page of this group.");
     return v.data + number * v.page_bytes();
   }
   template <class F>

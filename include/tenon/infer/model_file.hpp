@@ -20,6 +20,7 @@
 #include <tenon/exec/host/context.hpp>
 #include <tenon/io/gguf.hpp>
 #include <tenon/io/hf_folder.hpp>
+#include <tenon/io/mapped_file.hpp>
 #include <tenon/io/weight_source.hpp>
 #include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
@@ -153,6 +154,19 @@ class model_file {
     if (is_checkpoint && !std::filesystem::exists(words) && shape.value("vocabulary", index_t(0)) == 256)
       return text::tokenizer(text::byte_vocabulary());
     return text::tokenizer(text::read_tokenizer_json(words));
+  }
+  /// How its chats are written, as a template in Jinja; empty when the file does not say.
+  std::string chat_template() const {
+    if (gguf()) return std::string(gguf()->find_value<std::string_view>("tokenizer.chat_template").value_or(""));
+    if (auto const own = place / "chat_template.jinja"; std::filesystem::exists(own)) {
+      io::mapped_file const content(own);
+      return {reinterpret_cast<char const*>(content.bytes().data()), content.bytes().size()};
+    }
+    auto const words = place / "tokenizer_config.json";
+    if (!std::filesystem::exists(words)) return {};
+    auto const described = io::read_json_object(words);
+    auto const found = described.find("chat_template");
+    return found != described.end() && found->is_string() ? found->get<std::string>() : std::string();
   }
 
  private:

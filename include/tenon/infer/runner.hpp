@@ -16,18 +16,33 @@
 
 namespace tenon::infer {
 
-/// New tokens of some sequences, one sequence after the other, and the rows whose logits are wanted.
+/// New tokens of some sequences, one sequence after the other, and the rows whose logits are wanted. Takes no memory
+/// beyond what is reserved.
 struct step_batch {
   std::vector<std::int32_t> tokens;
   std::vector<index_t> positions;                           ///< of each token in its sequence
   std::vector<index_t> begins;                              ///< first row of each sequence, and the end
   std::vector<std::vector<ops::paged_sequence>> sequences;  ///< per group of layers
   std::vector<std::int32_t> wanted;                         ///< rows
-  void clear(int groups) {
+  void reserve(std::size_t groups, index_t most_tokens, index_t most_sequences) {
+    tokens.reserve(std::size_t(most_tokens)), positions.reserve(std::size_t(most_tokens));
+    wanted.reserve(std::size_t(most_tokens)), begins.reserve(std::size_t(most_sequences) + 1);
+    sequences.resize(groups);
+    for (auto& s : sequences) s.reserve(std::size_t(most_sequences));
+  }
+  void clear() {
     tokens.clear(), positions.clear(), wanted.clear();
     begins.assign(1, 0);
-    sequences.resize(std::size_t(groups));
     for (auto& s : sequences) s.clear();
+  }
+  /// Tokens of a sequence from position `first` on; the logits of the last `logits` of them are wanted.
+  void add(std::span<std::int32_t const> added, index_t first, index_t logits, sequence_pages const& pages) {
+    index_t const row = index_t(tokens.size()), count = index_t(added.size());
+    tokens.insert(tokens.end(), added.begin(), added.end());
+    for (index_t i = 0; i < count; ++i) positions.push_back(first + i);
+    begins.push_back(row + count);
+    for (std::size_t g = 0; g < sequences.size(); ++g) sequences[g].push_back({row, count, first, pages.groups[g]});
+    for (index_t i = count - logits; i < count; ++i) wanted.push_back(std::int32_t(row + i));
   }
 };
 
