@@ -20,16 +20,21 @@ namespace kv = tenon::kv;
 std::vector<kv_layer> const layers{{2, 32, 0}, {1, 16, 20}, {4, 24, 20}, {1, 64, 0}};
 
 template <class E>
+std::byte* bytes_of(ops::kv_pages<E> const& v, index_t page) {
+  return v.data + page * (v.page_bytes() + v.gap);
+}
+template <class E>
 void fill(tenon::infer::kv_storage<E>& cache) {
   for (int l = 0; l < cache.layers(); ++l) {
     auto const& v = cache.layer(l);
-    for (index_t i = 0; i < v.pages * v.page_bytes(); ++i) v.data[i] = std::byte(i * 31 + i / 251 + l);
+    for (index_t p = 0; p < v.pages; ++p)
+      for (index_t i = 0; i < v.page_bytes(); ++i) bytes_of(v, p)[i] = std::byte(i * 31 + i / 251 + l + 7 * p);
   }
 }
 template <class E>
 std::vector<std::byte> contents(tenon::infer::kv_storage<E> const& cache, int layer, index_t page) {
   auto const& v = cache.layer(layer);
-  return {v.data + page * v.page_bytes(), v.data + (page + 1) * v.page_bytes()};
+  return {bytes_of(v, page), bytes_of(v, page) + v.page_bytes()};
 }
 
 }  // namespace
@@ -45,13 +50,16 @@ TEST_CASE("a storage has a group per window, and pages that do not overlap") {
   CHECK(cache.page_bytes(0) == 32 * 2 * 4 * (2 * 32 + 64));
   CHECK(cache.page_bytes(1) == 32 * 2 * 4 * (16 + 4 * 32));  // 24 features take the room of 32
   CHECK(cache.bytes() >= 5 * cache.page_bytes(0) + 3 * cache.page_bytes(1));
-  std::byte const* end = nullptr;
-  for (int l = 0; l < 4; ++l) {
-    auto const& v = cache.layer(l);
-    CHECK(v.data >= end);
-    CHECK(reinterpret_cast<std::uintptr_t>(v.data) % 64 == 0);
-    end = v.data + v.pages * v.page_bytes();
-  }
+  // Page by page: of a group all layers, one after the other.
+  std::byte const* end = cache.layer(0).data;
+  for (int g = 0; g < 2; ++g)
+    for (index_t p = 0; p < cache.layer(g).pages; ++p)
+      for (int l = 0; l < 4; ++l) {
+        if (cache.group(l) != g) continue;
+        CHECK(bytes_of(cache.layer(l), p) == end);
+        CHECK(reinterpret_cast<std::uintptr_t>(end) % 64 == 0);
+        end += cache.layer(l).page_bytes();
+      }
   CHECK(std::size_t(end - cache.layer(0).data) <= cache.bytes());
   using q8 = tenon::infer::kv_storage<kv::q8>;
   CHECK(q8(layers, 16, std::vector<index_t>{1, 1}).page_bytes(0) == 16 * 2 * ((2 * 32 + 64) + 3 * 4));

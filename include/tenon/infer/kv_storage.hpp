@@ -32,7 +32,7 @@ struct kv_demand {
 
 /// The pages of all layers of a model, taken from the system once. Layers with the same window form a group: one page
 /// number is one page in each of them, so that a sequence has one list of pages per group. Groups are numbered in the
-/// order of their first layers.
+/// order of their first layers. Pages of the same number lie together, so that a short sequence touches little memory.
 ///
 ///     using storage = kv_storage<bf16>;
 ///     storage cache(layers, 16, storage::pages_for(layers, 16, {.sequences = 8, .longest = 4096, .tokens = 8192}));
@@ -48,13 +48,17 @@ class kv_storage {
   /// @param page_tokens a multiple of 16   @param group_pages how many pages each group has
   kv_storage(std::span<kv_layer const> layers, index_t page_tokens, std::span<index_t const> group_pages)
       : windows(windows_of(layers)), memory(bytes_for(layers, page_tokens, group_pages)) {
-    std::byte* next = memory.data();
     for (auto const& l : layers) {
       groups_of_layers.push_back(group_of(windows, l));
-      auto pages = pages_of(l, page_tokens);
-      pages.pages = group_pages[std::size_t(groups_of_layers.back())];
-      pages.data = std::exchange(next, next + pages.pages * pages.page_bytes());
-      views.push_back(pages);
+      views.push_back(pages_of(l, page_tokens));
+    }
+    std::byte* next = memory.data();
+    for (int g = 0; g < groups(); ++g) {
+      std::byte* const first = next;
+      for_layers(g, [&](auto& v) { v.data = std::exchange(next, next + v.page_bytes()); });
+      pages.push_back({first, group_pages[std::size_t(g)], next - first});
+      next = first + pages.back().count * pages.back().bytes;
+      for_layers(g, [&](auto& v) { v.pages = pages.back().count, v.gap = pages.back().bytes - v.page_bytes(); });
     }
   }
 
@@ -104,32 +108,30 @@ class kv_storage {
   /// The pages of a layer as operations take them.
   ops::kv_pages<Element> const& layer(int l) const { return at(views, l); }
   /// Bytes of a page in all layers of a group.
-  std::size_t page_bytes(int group) const {
-    std::size_t sum = 0;
-    for_layers(group, [&](auto const& v) { sum += std::size_t(v.page_bytes()); });
-    return sum;
-  }
+  std::size_t page_bytes(int group) const { return std::size_t(at(pages, group).bytes); }
 
   /// Makes page `to` equal to page `from`: before a sequence writes into a page that others read too.
   void copy_page(int group, index_t from, index_t to) {
-    for_layers(group, [&](auto const& v) { std::memcpy(page(v, to), page(v, from), std::size_t(v.page_bytes())); });
+    std::memcpy(page(group, to), page(group, from), page_bytes(group));
   }
   /// What the pages hold, to be kept elsewhere; a -1 among them is passed over.
-  std::vector<std::byte> swap_out(int group, std::span<std::int32_t const> pages) const {
+  std::vector<std::byte> swap_out(int group, std::span<std::int32_t const> numbers) const {
     std::vector<std::byte> kept;
-    for_pages(group, pages, [&](std::byte* p, std::size_t bytes) { kept.insert(kept.end(), p, p + bytes); });
+    for (auto const number : numbers)
+      if (number != -1) kept.insert(kept.end(), page(group, number), page(group, number) + page_bytes(group));
     return kept;
   }
   /// Brings back what swap_out kept, into pages that may be others; -1 must be where they were.
-  void swap_in(int group, std::span<std::int32_t const> pages, std::span<std::byte const> kept) {
-    auto const present = std::size_t(std::count_if(pages.begin(), pages.end(), [](auto p) { return p >= 0; }));
+  void swap_in(int group, std::span<std::int32_t const> numbers, std::span<std::byte const> kept) {
+    auto const present = std::size_t(std::count_if(numbers.begin(), numbers.end(), [](auto p) { return p >= 0; }));
     if (kept.size() != present * page_bytes(group))
       refuse(std::to_string(kept.size()) + " bytes are not those of " + std::to_string(present) +
              " pages. Fix: the pages of the same sequence and group.");
-    for_pages(group, pages, [&](std::byte* p, std::size_t bytes) {
-      std::memcpy(p, kept.data(), bytes);
-      kept = kept.subspan(bytes);
-    });
+    for (auto const number : numbers) {
+      if (number == -1) continue;
+      std::memcpy(page(group, number), kept.data(), page_bytes(group));
+      kept = kept.subspan(page_bytes(group));
+    }
   }
 
  private:
@@ -153,28 +155,29 @@ class kv_storage {
   static ops::kv_pages<Element> pages_of(kv_layer const& l, index_t page_tokens) {
     return {nullptr, 0, page_tokens, l.kv_heads, l.head_width};
   }
-  static std::byte* page(ops::kv_pages<Element> const& v, index_t number) {
-    if (number < 0 || number >= v.pages)
-      refuse("there is no page " + std::to_string(number) + " among " + std::to_string(v.pages) +
+  std::byte* page(int group, index_t number) const {
+    auto const& all = at(pages, group);
+    if (number < 0 || number >= all.count)
+      refuse("there is no page " + std::to_string(number) + " among " + std::to_string(all.count) +
              ". Fix: a page of this group.");
-    return v.data + number * v.page_bytes();
+    return all.data + number * all.bytes;
   }
   template <class F>
-  void for_layers(int group, F&& f) const {
-    window(group);
+  void for_layers(int group, F&& f) {
     for (std::size_t l = 0; l < views.size(); ++l)
       if (groups_of_layers[l] == group) f(views[l]);
   }
-  template <class F>
-  void for_pages(int group, std::span<std::int32_t const> pages, F&& f) const {
-    for (auto const number : pages)
-      if (number != -1) for_layers(group, [&](auto const& v) { f(page(v, number), std::size_t(v.page_bytes())); });
-  }
+
+  struct pages_of_group {
+    std::byte* data;
+    index_t count, bytes;  ///< bytes of a page
+  };
 
   std::vector<index_t> windows;
   memory_block memory;
   std::vector<int> groups_of_layers;
   std::vector<ops::kv_pages<Element>> views;
+  std::vector<pages_of_group> pages;
 };
 
 }  // namespace tenon::infer

@@ -54,17 +54,18 @@ struct kv_tile<kv::q8> {
 /// The pages of one layer, seen.
 template <kv::CacheElement E>
 struct kv_pages {
-  std::byte* data = nullptr;  ///< pages * page_bytes(), aligned to a cache line
+  std::byte* data = nullptr;  ///< of the first page, aligned to a cache line
   index_t pages = 0;
   index_t page_tokens = lanes;  ///< a multiple of 16
   int kv_heads = 1, head_width = 1;
+  index_t gap = 0;  ///< bytes between a page and the next: those of other layers
 
   index_t padded() const { return round_up(head_width, lanes); }
   index_t tile_bytes() const { return kv_tile<E>::bytes(padded()); }
   index_t page_bytes() const { return kv_heads * (page_tokens / lanes) * tile_bytes(); }
   /// Tile `i` of the tokens of a page.
   kv_tile<E> tile(index_t page, int head, index_t i) const {
-    return {data + page * page_bytes() + (head * (page_tokens / lanes) + i) * tile_bytes(), padded()};
+    return {data + page * (page_bytes() + gap) + (head * (page_tokens / lanes) + i) * tile_bytes(), padded()};
   }
 };
 
