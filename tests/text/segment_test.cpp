@@ -48,9 +48,9 @@ TEST_CASE("segment: the best path, letters that are no token") {
     return s == "ab" || s == "abc" || s == "a" || s == "b";
   };
   std::vector<std::uint32_t> starts = {0, 1, 2, 3, 4, 5};
-  best_segmentation(starts, 3, -10, score);
+  best_segmentation(starts, 3, -10.0, score);
   CHECK(starts == std::vector<std::uint32_t>{0, 3, 5});
   starts = {0, 1, 2, 3, 4, 5};
-  best_segmentation(starts, 2, -10, score);  // "abc" is too long
+  best_segmentation(starts, 2, -10.0, score);  // "abc" is too long
   CHECK(starts == std::vector<std::uint32_t>{0, 2, 3, 5});
 }

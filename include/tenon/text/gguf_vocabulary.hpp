@@ -53,6 +53,7 @@ inline vocabulary read_vocabulary(io::gguf_file const& file) {
     if (flag("add_space_prefix", false)) v.space_prefix = vocabulary::prefix::first;
   } else if (model == "llama" || model == "t5") {
     v.how = model == "t5" ? algorithm::unigram : algorithm::scores;
+    v.adds_in_fp32 = true;
     v.escapes_spaces = v.byte_fallback = true;
     if (flag("add_space_prefix", true)) v.space_prefix = vocabulary::prefix::sections;
     if (auto const map = file.find_value<io::packed_values<std::uint8_t>>(key("precompiled_charsmap"))) {

@@ -72,25 +72,26 @@ void merge_pairs(std::vector<std::uint32_t>& starts, Rank&& rank) {
 /// @param starts  as above: the letters of the piece
 /// @param score   score(begin, end, value) is false for what is no token; else it sets its score
 /// @param unknown the score of a letter that is no token
-template <class Score>
-void best_segmentation(std::vector<std::uint32_t>& starts, std::size_t most_bytes, double unknown, Score&& score) {
+/// @tparam Sum     of scores: float, which SentencePiece has, or double
+template <class Sum, class Score>
+void best_segmentation(std::vector<std::uint32_t>& starts, std::size_t most_bytes, Sum unknown, Score&& score) {
   std::size_t const letters = starts.size() - 1;
   struct node {
-    double score = -std::numeric_limits<double>::infinity();
+    Sum score = -std::numeric_limits<Sum>::infinity();
     std::uint32_t from = 0;
   };
   std::vector<node> best(letters + 1);
   best[0].score = 0;
   for (std::uint32_t i = 0; i < letters; ++i) {
     bool letter_is_token = false;
-    auto const offer = [&](std::uint32_t end, double value) {
+    auto const offer = [&](std::uint32_t end, Sum value) {
       if (best[i].score + value > best[end].score) best[end] = {best[i].score + value, i};
     };
     for (std::uint32_t end = i + 1; end <= letters && starts[end] - starts[i] <= most_bytes; ++end) {
       float value = 0;
       if (!score(starts[i], starts[end], value)) continue;
       letter_is_token |= end == i + 1;
-      offer(end, double(value));
+      offer(end, Sum(value));
     }
     if (!letter_is_token) offer(i + 1, unknown);
   }

@@ -341,14 +341,15 @@ class tokenizer {
     if (rules.how == algorithm::word_piece) return divide_word(w);
     if (token_id const whole = rules.whole_words_first ? find_usual(text) : no_token; whole != no_token)
       return w.out.push_back(whole);
-    if (rules.how == algorithm::unigram)
-      detail::best_segmentation(w.starts, longest, unknown_score,
-                                [&](std::size_t begin, std::size_t end, float& value) {
-                                  token_id const id = find_usual(part(begin, end));
-                                  if (id == no_token) return false;
-                                  value = rules.scores[std::size_t(id)];
-                                  return true;
-                                });
+    auto const score = [&](std::size_t begin, std::size_t end, float& value) {
+      token_id const id = find_usual(part(begin, end));
+      if (id == no_token) return false;
+      value = rules.scores[std::size_t(id)];
+      return true;
+    };
+    if (rules.how == algorithm::unigram && rules.adds_in_fp32)
+      detail::best_segmentation(w.starts, longest, float(unknown_score), score);
+    else if (rules.how == algorithm::unigram) detail::best_segmentation(w.starts, longest, unknown_score, score);
     else if (rules.merges.size() == 0)
       detail::merge_pairs(w.starts, [&](std::size_t begin, std::size_t, std::size_t end) {
         token_id const id = find_usual(part(begin, end));

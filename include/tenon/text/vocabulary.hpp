@@ -94,6 +94,7 @@ struct vocabulary {
   bool escapes_spaces = false;       ///< a blank is U+2581
   bool cuts_at_spaces = false;       ///< with escapes_spaces: no token has one behind its first letter
   bool whole_words_first = false;    ///< a piece that is a token is taken as it is, whatever the merges say
+  bool adds_in_fp32 = false;         ///< scores of `unigram`, as SentencePiece does; else in fp64
   bool fuses_unknown = true;         ///< neighbouring unknown letters are one token
   bool prefix_unless_space = false;  ///< no blank is put before a text that begins with one
   /// Where a blank is put before the text: nowhere, at its beginning, there and after control tokens, or after every
