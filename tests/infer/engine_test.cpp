@@ -244,12 +244,19 @@ TEST_CASE("tensor ranks give the bits of one") {
   auto const all = requests();
   engine<llama> one{folder, {.longest = 128, .threads = 1}};
   auto const alone = serve(one, all);
-  std::vector<std::vector<outcome>> by_rank(2);
+  auto guessed = all;
+  for (auto& r : guessed) r.drafts = 3;
+  std::vector<std::vector<outcome>> by_rank(2), with_drafts(2);
   comm::threads::run(2, [&](comm::threads& world) {
-    engine<llama, tensor<2>, comm::threads> e{world, folder, {.longest = 128, .token_budget = 20, .max_sequences = 4}};
+    engine<llama, tensor<2>, comm::threads> e{
+        world,
+        folder,
+        {.longest = 128, .token_budget = 20, .max_sequences = 4, .draft_model = folder}};
     by_rank[std::size_t(world.rank())] = serve(e, all);
+    with_drafts[std::size_t(world.rank())] = serve(e, guessed);
   });
   for (auto const& r : by_rank) CHECK(r == alone);
+  for (auto const& r : with_drafts) CHECK(r == alone);
 }
 
 TEST_CASE("samples of one prompt differ, and each is what it is alone") {
