@@ -34,9 +34,12 @@ namespace {
 std::atomic<long> heap_allocations{0};
 }
 // Counts every heap allocation of this executable, on all threads.
-TENON_NOINLINE void* operator new(std::size_t n) {
+TENON_NOINLINE void* operator new(std::size_t n, std::nothrow_t const&) noexcept {
   ++heap_allocations;
-  if (void* p = std::malloc(n ? n : 1)) return p;
+  return std::malloc(n ? n : 1);
+}
+TENON_NOINLINE void* operator new(std::size_t n) {
+  if (void* p = operator new(n, std::nothrow)) return p;
   throw std::bad_alloc();
 }
 TENON_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
