@@ -34,9 +34,12 @@ namespace {
 std::atomic<long> heap_allocations{0};
 }
 // Counts every heap allocation of this executable, on all threads.
-TENON_NOINLINE void* operator new(std::size_t n) {
+TENON_NOINLINE void* operator new(std::size_t n, std::nothrow_t const&) noexcept {
   ++heap_allocations;
-  if (void* p = std::malloc(n ? n : 1)) return p;
+  return std::malloc(n ? n : 1);
+}
+TENON_NOINLINE void* operator new(std::size_t n) {
+  if (void* p = operator new(n, std::nothrow)) return p;
   throw std::bad_alloc();
 }
 TENON_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
@@ -244,12 +247,19 @@ TEST_CASE("tensor ranks give the bits of one") {
   auto const all = requests();
   engine<llama> one{folder, {.longest = 128, .threads = 1}};
   auto const alone = serve(one, all);
-  std::vector<std::vector<outcome>> by_rank(2);
+  auto guessed = all;
+  for (auto& r : guessed) r.drafts = 3;
+  std::vector<std::vector<outcome>> by_rank(2), with_drafts(2);
   comm::threads::run(2, [&](comm::threads& world) {
-    engine<llama, tensor<2>, comm::threads> e{world, folder, {.longest = 128, .token_budget = 20, .max_sequences = 4}};
+    engine<llama, tensor<2>, comm::threads> e{
+        world,
+        folder,
+        {.longest = 128, .token_budget = 20, .max_sequences = 4, .draft_model = folder}};
     by_rank[std::size_t(world.rank())] = serve(e, all);
+    with_drafts[std::size_t(world.rank())] = serve(e, guessed);
   });
   for (auto const& r : by_rank) CHECK(r == alone);
+  for (auto const& r : with_drafts) CHECK(r == alone);
 }
 
 TEST_CASE("samples of one prompt differ, and each is what it is alone") {

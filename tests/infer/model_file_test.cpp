@@ -45,6 +45,18 @@ TEST_CASE("a checkpoint is a model") {
   CHECK(engine<models::any>{folder, {.threads = 1}}.vocabulary() == 67);
 }
 
+TEST_CASE("the chat template of a folder is in a file of its own or beside the tokenizer's settings") {
+  auto const folder = checkpoint("chat", [](auto&, auto const& where) {
+    for (char const* old : {"tokenizer_config.json", "chat_template.jinja"}) fs::remove(where / old);
+  });
+  infer::model_file const file(folder);
+  CHECK(file.chat_template().empty());
+  std::ofstream(folder / "tokenizer_config.json") << R"({"chat_template": "{{ messages }}"})";
+  CHECK(file.chat_template() == "{{ messages }}");
+  std::ofstream(folder / "chat_template.jinja") << "{{ bos_token }}";
+  CHECK(file.chat_template() == "{{ bos_token }}");
+}
+
 TEST_CASE("what is no model, or not all of one, is refused with the name of the file") {
   refuses("no/such/file.gguf", "no/such/file.gguf");
   refuses(checkpoint("kind", [](auto& state, auto const&) { state["model"] = "rnn"; }),

@@ -63,7 +63,7 @@ class draft_model {
     s.asked = r;
     s.tokens.reserve(std::size_t(r.most));
     s.tokens.assign(r.text.begin(), r.text.end());
-    s.wanted = index_t(r.text.size()) + r.drafts;
+    s.wanted = std::min(s.known() + r.drafts, r.most - 1);
     if (s.wanted > longest) return void(s.wanted = 0);
     if (s.pages.groups.empty()) tables->begin(s.pages, r.most, r.salt, s.tokens);
     // Guesses that did not hold go.
