@@ -8,6 +8,7 @@
   TENON_KERNEL(activation_forward, activation_forward_args<float>)             \
   TENON_KERNEL(add, add_args<float, float>)                                    \
   TENON_KERNEL(gated_activation_forward, gated_activation_forward_args<float>) \
+  TENON_KERNEL(gemm, gemm_args<float, float, float>)                           \
   TENON_KERNEL(kv_write, kv_write_args<float, float>)                          \
   TENON_KERNEL(layer_norm_forward, layer_norm_forward_args<float>)             \
   TENON_KERNEL(linear, linear_args)                                            \
