@@ -74,12 +74,12 @@ class level_table {
   float numbers[values / sharing][count];
 };
 
-/// Row r's weight k becomes `number`: the columns behind it, up to `end`, take over what is lost.
-inline void pass_on(quantize_for_inputs_args const& a, index_t r, index_t k, double number, index_t end,
-                    double* wanted) {
+/// Row r's weight k becomes `number`: what is lost, the `count` columns behind it take over.
+inline void pass_on(quantize_for_inputs_args const& a, index_t r, index_t k, double number, double* behind,
+                    index_t count) {
   double const lost = double(a.in[r * a.cols + k]) - number;
-  double const* const u = &a.feedback(k, 0);
-  for (index_t i = k + 1; i < end; ++i) wanted[i] = std::fma(lost, u[i], wanted[i]);
+  double const* const u = detail::row(a.feedback, k) + k + 1;
+  for (index_t i = 0; i < count; ++i) behind[i] = std::fma(lost, u[i], behind[i]);
 }
 
 /// Some rows at a time, so that a row of the feedback is used while it is near.
@@ -99,8 +99,8 @@ void quantize_rows_for_inputs(quantize_for_inputs_args const& a, index_t begin, 
       // What the block's weights will be if its own columns lose nothing of what is wanted of them.
       double expected[table::values];
       std::copy_n(wanted.data() + r * cols + first, table::values, expected);
-      for (index_t k = first; k < first + table::values; ++k)
-        pass_on(a, begin + r, k, expected[k - first], first + table::values, expected - first);
+      for (index_t i = 0; i < table::values; ++i)
+        pass_on(a, begin + r, first + i, expected[i], expected + i + 1, table::values - i - 1);
       float now[table::values];
       std::copy_n(expected, table::values, now);
       encode_weights(F, now, table::values, reinterpret_cast<std::byte*>(block(r)));
@@ -109,8 +109,8 @@ void quantize_rows_for_inputs(quantize_for_inputs_args const& a, index_t begin, 
     for (index_t k = first; k < first + table::values; ++k)
       for (index_t r = 0; r < rows; ++r) {
         double* const row = wanted.data() + r * cols;
-        pass_on(a, begin + r, k, double(tables[std::size_t(r)].put_nearest(block(r), int(k - first), row[k])), cols,
-                row);
+        float const got = tables[std::size_t(r)].put_nearest(block(r), int(k - first), row[k]);
+        pass_on(a, begin + r, k, double(got), row + k + 1, cols - k - 1);
       }
   }
 }
