@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// links: CLI11::CLI11
-// Converts models: a Hugging Face folder or a checkpoint of train_gpt to GGUF, quantized on the way; GGUF to another
-// format, or back to safetensors. One tensor is in memory at a time.
+// links: any_model CLI11::CLI11
+// Converts models: a Hugging Face folder or a checkpoint of train_gpt to GGUF, quantized on the way, if asked for with
+// what a text says about its inputs; GGUF to another format, or back to safetensors. One tensor is in memory at a time.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -22,6 +22,7 @@
 #include <tenon/models/names.hpp>
 #include <tenon/ops/host/quantize.hpp>
 
+#include "convert/calibrate.hpp"
 #include "convert/metadata.hpp"
 #include "convert/tokenizer.hpp"
 
@@ -33,7 +34,7 @@ using tenon::weight_format;
 using tenon::weight_view;
 
 struct arguments {
-  io::path input, output;
+  io::path input, output, calibrate;
   std::string to, type;
   int threads = 0;
   bool tokenizer = true, quiet = false, json = false;
@@ -42,6 +43,12 @@ struct arguments {
 std::string lower(std::string s) {
   std::transform(s.begin(), s.end(), s.begin(), [](unsigned char c) { return char(std::tolower(c)); });
   return s;
+}
+
+weight_format format_named(std::string const& name) {
+  auto const is_it = [&](tenon::weight_layout const& l) { return lower(l.name) == lower(name); };
+  return weight_format(std::find_if(tenon::weight_layouts.begin(), tenon::weight_layouts.end(), is_it) -
+                       tenon::weight_layouts.begin());
 }
 
 std::optional<arguments> read_command_line(int argc, char** argv) {
@@ -60,6 +67,9 @@ std::optional<arguments> read_command_line(int argc, char** argv) {
          "of matrices; in GGUF, norms stay f32, the output matrix has at least q6_k, and rows that a type cannot "
          "hold take the next larger type (default: f16; to safetensors f32)")
       ->check(CLI::IsMember(types, CLI::ignore_case));
+  app.add_option("--calibrate", a.calibrate,
+                 "a text for the model to read: types in blocks are then rounded so that what layers say to such texts "
+                 "changes least (GPTQ)");
   app.add_option("--threads", a.threads, "0: all processors; they do not change the result")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -78,14 +88,10 @@ std::optional<arguments> read_command_line(int argc, char** argv) {
   if (a.type.empty()) a.type = a.to == "gguf" ? "f16" : "f32";
   if (a.to == "safetensors" && a.type != "f32" && lower(a.type) != "f16" && lower(a.type) != "bf16")
     throw tenon::argument_error("--type " + a.type + " is none of safetensors. Fix: f32, f16 or bf16.");
+  if (!a.calibrate.empty() && (a.to != "gguf" || !tenon::is_blocks(format_named(a.type))))
+    throw tenon::argument_error("--calibrate is for matrices in blocks, not " + a.type + ". Fix: e.g. --type q4_0.");
   if (a.threads == 0) a.threads = int(std::max(1u, std::thread::hardware_concurrency()));
   return a;
-}
-
-weight_format format_named(std::string const& name) {
-  auto const is_it = [&](tenon::weight_layout const& l) { return lower(l.name) == lower(name); };
-  return weight_format(std::find_if(tenon::weight_layouts.begin(), tenon::weight_layouts.end(), is_it) -
-                       tenon::weight_layouts.begin());
 }
 
 /// A tensor to write, and what it is made of.
@@ -125,7 +131,9 @@ std::vector<float> changed(conversion const& c, std::vector<float> const& values
   return out;
 }
 
-void fill(tenon::exec::host_context& ctx, conversion const& c, std::span<std::byte> out) {
+/// @param feedback of the matrix's inputs; empty: there is none
+void fill(tenon::exec::host_context& ctx, conversion const& c, tenon::matrix_view<double const> feedback,
+          std::span<std::byte> out) {
   bool const moves = c.change == weight_change::transposed || moves_pairs(c.change);
   if (c.change != weight_change::one_added && !moves && c.format == c.from.format) {
     std::copy_n(c.from.data, out.size(), out.data());
@@ -144,8 +152,12 @@ void fill(tenon::exec::host_context& ctx, conversion const& c, std::span<std::by
     if (moves) values = changed(c, values);
     index_t const cols = c.shape.back(), rows = index_t(values.size()) / cols;
     weight_view const to{c.format, out.data(), rows, cols};
-    tenon::ops::quantize(
-        ctx, tenon::ops::quantize_args{values.data(), c.format, out.data() + r * to.row_bytes(), rows, cols});
+    auto* const place = out.data() + r * to.row_bytes();
+    if (feedback.empty() || !tenon::is_blocks(c.format))
+      tenon::ops::quantize(ctx, tenon::ops::quantize_args{values.data(), c.format, place, rows, cols});
+    else
+      tenon::ops::quantize_for_inputs(
+          ctx, tenon::ops::quantize_for_inputs_args{values.data(), c.format, place, rows, cols, feedback});
   }
 }
 
@@ -285,6 +297,8 @@ void run(arguments const& a) {
     throw tenon::argument_error("the input is a folder of safetensors already. Fix: an output that ends in .gguf.");
   std::vector<conversion> const all = plan(in, a);
   tenon::exec::host_context ctx(a.threads);
+  std::optional<calibration> inputs;
+  if (!a.calibrate.empty()) inputs.emplace(ctx, a.input, a.calibrate);
   std::vector<io::tensor_to_write> tensors;
   std::map<std::string, int> counts;
   std::size_t bytes = 0, done = 0;
@@ -296,7 +310,7 @@ void run(arguments const& a) {
                          if (!a.quiet && !a.json)
                            std::printf("[%4zu/%zu] %-40s %-16s %s -> %s\n", done, all.size(), c.name.c_str(),
                                        io::shape_text(c.shape).c_str(), tenon::layout_of(c.from.format).name, type);
-                         fill(ctx, c, out);
+                         fill(ctx, c, inputs ? inputs->feedback(c.name) : tenon::matrix_view<double const>{}, out);
                          bytes += out.size();
                        }});
   }

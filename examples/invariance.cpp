@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 // links: any_model CLI11::CLI11
-// Serves the same requests alone, in batches, in chunks, from cached prefixes, after preemption, with other threads, and
-// compares digests of all logits that tokens were drawn from.
+// Serves the same requests alone, in batches, in chunks, from cached prefixes, after preemption, with other threads,
+// pages and ranks, with guessed tokens, and compares digests of all logits that tokens were drawn from.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -14,6 +14,7 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <tenon/comm/threads.hpp>
 #include <tenon/core/philox.hpp>
 #include <tenon/io/sha256.hpp>
 
@@ -27,7 +28,7 @@ using namespace tenon;
 
 struct arguments {
   std::string model;
-  index_t requests = 16, prompt = 48, new_tokens = 32;
+  index_t requests = 16, prompt = 48, new_tokens = 32, rows = 0;
   bool json = false;
 };
 
@@ -37,6 +38,31 @@ struct manner {
   engine_options options;
   index_t together = 0;  ///< requests at a time; 0: all
   int rounds = 1;        ///< the later ones find the prefixes of the first
+  index_t drafts = 0;
+  enum class engine { of_one_rank, with_contiguous_cache, of_two_ranks } served_by = engine::of_one_rank;
+};
+
+/// Rows of logits so far, and on a terminal how long the others will take.
+class progress {
+ public:
+  explicit progress(index_t all) : total(all) {}
+  void add(std::string const& what) {
+    ++done;
+    double const seconds = this->seconds();
+    if (!is_shown || seconds < next) return;
+    next = seconds + 0.2;
+    std::fprintf(stderr, "%td of %td rows, %.0f s left: %s\033[K\r", done, total,
+                 seconds / double(done) * double(total - done), what.c_str());
+  }
+  index_t rows() const { return done; }
+  double seconds() const { return std::chrono::duration<double>(clock::now() - begin).count(); }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  index_t total, done = 0;
+  clock::time_point begin = clock::now();
+  double next = 0;
+  bool is_shown = isatty(STDERR_FILENO);
 };
 
 std::vector<infer::generation> make_requests(arguments const& a, index_t vocabulary) {
@@ -55,80 +81,121 @@ std::vector<infer::generation> make_requests(arguments const& a, index_t vocabul
   return all;
 }
 
-/// The digest of each request, of each round.
-std::vector<std::vector<std::string>> serve(arguments const& a, manner const& m, index_t& rows) {
-  any_engine e{a.model, m.options};
-  auto const all = make_requests(a, e.vocabulary());
-  std::vector<std::vector<std::string>> digests(all.size());
+/// The digests of each request, of each round.
+using digests = std::vector<std::vector<std::string>>;
+
+/// @param all null: not counted, on the other ranks of a mesh
+template <class Engine>
+digests serve(Engine&& e, arguments const& a, manner const& m, progress* all) {
+  auto const requests = make_requests(a, e.vocabulary());
+  digests out(requests.size());
   for (int round = 0; round < m.rounds; ++round) {
-    index_t const together = m.together ? m.together : index_t(all.size());
-    for (index_t first = 0; first < index_t(all.size()); first += together) {
-      index_t const end = std::min(index_t(all.size()), first + together);
+    index_t const together = m.together ? m.together : a.requests;
+    for (index_t first = 0; first < a.requests; first += together) {
+      index_t const end = std::min(a.requests, first + together);
       std::vector<io::sha256> sums(std::size_t(end - first));
-      for (index_t i = first; i < end; ++i)
-        e.submit(all[std::size_t(i)], [&, i](infer::new_token const& t) {
+      for (index_t i = first; i < end; ++i) {
+        auto request = requests[std::size_t(i)];
+        request.drafts = m.drafts;
+        e.submit(std::move(request), [&, i](infer::new_token const& t) {
           sums[std::size_t(i - first)].update(&t.token, sizeof t.token);
           sums[std::size_t(i - first)].update(t.logits.data(), t.logits.size_bytes());
-          ++rows;
+          if (all) all->add(m.name);
           return true;
         });
+      }
       while (e.step()) {
       }
-      for (index_t i = first; i < end; ++i)
-        digests[std::size_t(i)].push_back(sums[std::size_t(i - first)].finish_hex());
+      for (index_t i = first; i < end; ++i) out[std::size_t(i)].push_back(sums[std::size_t(i - first)].finish_hex());
     }
   }
-  return digests;
+  return out;
 }
 
-bool compare(arguments const& a) {
+digests serve(arguments const& a, manner const& m, progress& all) {
+  if (m.served_by == manner::engine::of_one_rank) return serve(any_engine{a.model, m.options}, a, m, &all);
+  if (m.served_by == manner::engine::with_contiguous_cache)
+    return serve(engine<models::any, kv::contiguous>{a.model, m.options}, a, m, &all);
+  digests of_first;
+  comm::threads::run(2, [&](comm::threads& world) {
+    bool const is_first = world.rank() == 0;
+    auto mine = serve(engine<models::any, tensor<2>, comm::threads>{world, a.model, m.options}, a, m,
+                      is_first ? &all : nullptr);
+    if (is_first) of_first = std::move(mine);
+  });
+  return of_first;
+}
+
+std::vector<manner> manners(arguments const& a) {
   index_t const longest = a.prompt + a.new_tokens + 1;
   int const cores = int(std::max(1u, std::thread::hardware_concurrency()));
-  engine_options const usual{.longest = longest, .cache_tokens = longest * a.requests, .threads = cores};
+  engine_options const usual{.longest = longest,
+                             .cache_tokens = longest * std::max<index_t>(a.requests, 4),
+                             .threads = cores};
   auto const with = [&](auto&& change) {
     engine_options o = usual;
     change(o);
     return o;
   };
-  std::vector<manner> const manners{
-      {"alone", with([](auto& o) { o.keeps_prefixes = false; }), 1},
-      {"alone, one thread", with([](auto& o) { o.keeps_prefixes = false, o.threads = 1; }), 1},
-      {"in pairs", usual, 2},
-      {"all together, twice: the second time prefixes are known", usual, 0, 2},
-      {"in chunks of 7 tokens", with([](auto& o) { o.token_budget = 7, o.max_sequences = 5; })},
-      {"in a cache so small that they give way to each other",
-       with([&](auto& o) { o.cache_tokens = 2 * longest, o.token_budget = 24, o.max_sequences = 8; })}};
+  auto const one_thread = with([](auto& o) { o.threads = 1; });
+  return {{"alone", with([](auto& o) { o.keeps_prefixes = false; }), 1},
+          {"alone, one thread", with([](auto& o) { o.keeps_prefixes = false, o.threads = 1; }), 1},
+          {"in pairs", usual, 2},
+          {"five at a time", usual, 5},
+          {"64 at a time, twice: the second time prefixes are known", usual, 64, 2},
+          {"in chunks of 7 tokens", with([](auto& o) { o.token_budget = 7, o.max_sequences = 5; })},
+          {"in chunks of 30 tokens, one thread",
+           with([](auto& o) { o.token_budget = 30, o.max_sequences = 9, o.threads = 1; })},
+          {"in a cache so small that they give way to each other",
+           with([&](auto& o) { o.cache_tokens = 2 * longest, o.token_budget = 24, o.max_sequences = 8; })},
+          {"with four guessed tokens", usual, 0, 1, 4},
+          {"with four guessed tokens, in pairs, one thread", one_thread, 2, 1, 4},
+          {"in a contiguous cache", usual, 0, 1, 0, manner::engine::with_contiguous_cache},
+          {"by two ranks", one_thread, 0, 1, 0, manner::engine::of_two_ranks},
+          {"by two ranks, in chunks, with guessed tokens",
+           with([](auto& o) { o.token_budget = 16, o.max_sequences = 7, o.threads = 1; }), 0, 1, 3,
+           manner::engine::of_two_ranks}};
+}
+
+bool compare(arguments a) {
+  index_t rounds = 0;
+  for (auto const& m : manners(a)) rounds += m.rounds;
+  if (a.rows > 0) a.requests = ceil_div(a.rows, rounds * a.new_tokens);
   std::vector<std::set<std::string>> distinct(std::size_t(a.requests));
   nlohmann::json list = nlohmann::json::array();
-  index_t all_rows = 0;
-  auto const begin = std::chrono::steady_clock::now();
-  for (std::size_t i = 0; i < manners.size(); ++i) {
-    if (isatty(STDERR_FILENO))
-      std::fprintf(stderr, "%zu of %zu: %s\033[K\r", i + 1, manners.size(), manners[i].name.c_str());
-    index_t rows = 0;
-    auto const digests = serve(a, manners[i], rows);
-    for (std::size_t r = 0; r < digests.size(); ++r) distinct[r].insert(digests[r].begin(), digests[r].end());
-    all_rows += rows;
-    list.push_back({{"manner", manners[i].name}, {"rows", rows}, {"digest_of_first", digests[0][0]}});
+  progress all(a.requests * a.new_tokens * rounds);
+  for (auto const& m : manners(a)) {
+    index_t const before = all.rows();
+    digests found;
+    try {
+      found = serve(a, m, all);
+    } catch (argument_error const& e) {
+      if (m.served_by != manner::engine::of_two_ranks) throw;
+      // Not every matrix can be cut.
+      list.push_back({{"manner", m.name}, {"refused", e.what()}});
+      if (!a.json) std::printf("%-60s refused: %s\n", m.name.c_str(), e.what());
+      continue;
+    }
+    for (std::size_t r = 0; r < found.size(); ++r) distinct[r].insert(found[r].begin(), found[r].end());
+    index_t const rows = all.rows() - before;
+    list.push_back({{"manner", m.name}, {"rows", rows}, {"digest_of_first", found[0][0]}});
     if (!a.json)
-      std::printf("%-60s %8td rows of logits, first request %.12s\n", manners[i].name.c_str(), rows,
-                  digests[0][0].c_str());
+      std::printf("%-60s %8td rows of logits, first request %.12s\n", m.name.c_str(), rows, found[0][0].c_str());
   }
   std::size_t most = 0;
   for (auto const& d : distinct) most = std::max(most, d.size());
-  double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (a.json)
     std::printf("%s\n", nlohmann::ordered_json{{"model", a.model},
                                                {"requests", a.requests},
-                                               {"rows", all_rows},
-                                               {"seconds", seconds},
+                                               {"rows", all.rows()},
+                                               {"seconds", all.seconds()},
                                                {"manners", list},
                                                {"distinct_hashes_per_request", most}}
                             .dump(1)
                             .c_str());
   else
-    std::printf("%td requests, %td rows in %.0f s: %zu distinct hashes per request\n", a.requests, all_rows, seconds,
-                most);
+    std::printf("%td requests, %td rows in %.0f s: %zu distinct hashes per request\n", a.requests, all.rows(),
+                all.seconds(), most);
   return most == 1;
 }
 
@@ -139,7 +206,12 @@ int main(int argc, char** argv) try {
   CLI::App app{"Checks that a request gets the same logits, to the bit, in any company."};
   app.add_option("--model", a.model, "a .gguf file, a folder with config.json and safetensors, or a checkpoint")
       ->required();
-  app.add_option("--requests", a.requests, "how many requests")->check(CLI::Range(1, 10000))->capture_default_str();
+  auto* const requests =
+      app.add_option("--requests", a.requests, "how many requests")->check(CLI::Range(1, 10000))->capture_default_str();
+  app.add_option("--rows", a.rows,
+                 "as many requests as make so many rows of logits, in all manners of serving them together")
+      ->check(CLI::Range(1, 1000000000))
+      ->excludes(requests);
   app.add_option("--prompt-tokens", a.prompt, "tokens of the longest prompt")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
-#include <numeric>
 #include <span>
 #include <string>
 #include <thread>
@@ -15,9 +14,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <tenon/io/mapped_file.hpp>
-
-#include "any_model/engine.hpp"
+#include "any_model/reader.hpp"
 
 #include <unistd.h>
 
@@ -38,16 +35,8 @@ class teacher {
  public:
   teacher(std::string const& model, index_t longest, int threads)
       : file(model), exec(threads > 0 ? threads : int(std::max(1u, std::thread::hardware_concurrency()))),
-        weights(exec, file) {
-    engine_options settings{.longest = longest, .cache_tokens = longest, .token_budget = longest, .max_sequences = 1};
-    bound =
-        infer::bind_model<models::any, any_engine::arithmetic, any_engine::kv_policy>(exec, file, weights, settings);
-    allowed.resize(std::size_t(ceil_div(bound.network->vocabulary(), index_t(32))));
-    index_t most = 0;
-    for (auto const& g : bound.scheduling.groups) most = std::max(most, g.pages);
-    pages.groups.assign(bound.scheduling.groups.size(), std::vector<infer::page_id>(std::size_t(most)));
-    for (auto& group : pages.groups) std::iota(group.begin(), group.end(), 0);
-    batch.reserve(pages.groups.size(), rows_at_once, 1);
+        weights(exec, file), network(exec, file, weights, longest) {
+    allowed.resize(std::size_t(ceil_div(network.vocabulary(), index_t(32))));
   }
   text::tokenizer tokenizer() const { return file.tokenizer(); }
 
@@ -64,11 +53,9 @@ class teacher {
   static constexpr index_t rows_at_once = 64;  // of logits, which are large
 
   double loss_of_rows(std::span<std::int32_t const> chunk, index_t begin, index_t count, index_t first) {
-    auto const v = bound.network->vocabulary();
-    batch.clear();
-    batch.add(chunk.subspan(std::size_t(begin), std::size_t(count)), begin, count, pages);
+    auto const v = network.vocabulary();
     logits.resize(std::size_t(count * v));
-    bound.network->run(batch, matrix(logits.data(), count, v));
+    network.read(chunk, begin, count, matrix(logits.data(), count, v));
     double sum = 0;
     for (index_t i = std::max<index_t>(0, first - 1 - begin); i < count; ++i) {
       // Of one allowed token, the one that comes is drawn.
@@ -88,10 +75,8 @@ class teacher {
   infer::model_file file;
   exec::host_context exec;
   infer::file_weights weights;
-  infer::bound_model bound;
-  infer::step_batch batch;
+  reader network;
   std::vector<float> logits;
-  infer::sequence_pages pages;
   std::vector<std::uint32_t> allowed;
   ops::sampling_options greedy{.temperature = 0};
 };
@@ -99,31 +84,17 @@ class teacher {
 void measure(arguments const& a) {
   teacher model(a.model, a.context, a.threads);
   auto const words = model.tokenizer();
-  io::mapped_file const content(a.text);
-  auto const* const letters = reinterpret_cast<char const*>(content.bytes().data());
-  auto const tokens = words.encode({letters, content.size()}, {.add_special = false, .parse_special = false});
-  auto const& before = words.parts().before;
-  auto const begins = index_t(before.size());
-  // With nothing before it, the first token of a chunk is not predicted.
-  index_t const fresh = a.context - begins, unseen = begins ? 0 : 1;
-  if (fresh < 2)
-    throw argument_error("--context " + std::to_string(a.context) + " leaves no token to predict. Fix: a larger one.");
-  if (index_t(tokens.size()) <= unseen)
-    throw argument_error(a.text + " has " + std::to_string(tokens.size()) +
-                         " tokens, of which none can be predicted. Fix: a longer text.");
-  index_t chunks = ceil_div(index_t(tokens.size()), fresh);
-  if (index_t(tokens.size()) - (chunks - 1) * fresh <= unseen) --chunks;
-  if (a.chunks > 0) chunks = std::min(chunks, a.chunks);
+  auto const all = chunks_of(a.text, words, a.context);
+  index_t const chunks = a.chunks > 0 ? std::min(a.chunks, index_t(all.size())) : index_t(all.size());
+  index_t const first = std::max<index_t>(1, index_t(words.parts().before.size()));  // that is predicted
   bool const on_terminal = isatty(STDERR_FILENO);
   auto const start = clock_type::now();
   double sum = 0, seconds = 0;
   index_t predicted = 0;
   for (index_t c = 0; c < chunks; ++c) {
-    std::vector<std::int32_t> chunk(before);
-    auto const part = std::span(tokens).subspan(std::size_t(c * fresh));
-    chunk.insert(chunk.end(), part.begin(), part.begin() + std::min<index_t>(fresh, index_t(part.size())));
-    sum += model.loss(chunk, begins + unseen);
-    predicted += index_t(chunk.size()) - begins - unseen;
+    auto const& chunk = all[std::size_t(c)];
+    sum += model.loss(chunk, first);
+    predicted += index_t(chunk.size()) - first;
     seconds = std::chrono::duration<double>(clock_type::now() - start).count();
     if (on_terminal)
       std::fprintf(stderr, "chunk %td of %td: perplexity %.4f, %.0f s left\033[K\r", c + 1, chunks,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file The engine of the examples, for a model of any kind. What takes time to compile is in engine.cpp, once.
+/// @file The engine of the examples, for a model of any kind. What takes time to compile is in engine.cpp and
+/// kernels.cpp, once.
 #include <tenon/infer/engine.hpp>
+
+#include "kernels.hpp"
 
 namespace tenon {
 
@@ -11,7 +14,5 @@ extern template infer::bound_model infer::bind_model<models::any, any_engine::ar
                                                      comm::self>(exec::host_context&, infer::model_file const&,
                                                                  nn::weight_source&, engine_options&,
                                                                  comm::mesh<comm::self>*);
-extern template void ops::run_kernel<ops::sample_t>(exec::host_context&, ops::sample_args const&);
-extern template void ops::run_kernel<ops::table_rows_t>(exec::host_context&, ops::table_rows_args const&);
 
 }  // namespace tenon

@@ -3,6 +3,7 @@
 /// @file Every numerical operation, with its host implementation.
 #include <tenon/ops/activation.hpp>
 #include <tenon/ops/attention.hpp>
+#include <tenon/ops/calibrate.hpp>
 #include <tenon/ops/cross_entropy.hpp>
 #include <tenon/ops/dropout.hpp>
 #include <tenon/ops/elementwise.hpp>
@@ -11,6 +12,7 @@
 #include <tenon/ops/grad_norm.hpp>
 #include <tenon/ops/host/activation.hpp>
 #include <tenon/ops/host/attention.hpp>
+#include <tenon/ops/host/calibrate.hpp>
 #include <tenon/ops/host/cross_entropy.hpp>
 #include <tenon/ops/host/dropout.hpp>
 #include <tenon/ops/host/elementwise.hpp>

@@ -278,11 +278,22 @@ for model in ("gpt-tiny", "llama-tiny") if os.path.exists(train) else ():
         assert made["blk.0.ffn_up.weight"][1:] == ours["h.0.mlp.c_fc.weight"][1:]
         assert metadata["tokenizer.ggml.tokens"][ord("a")] == "a" and metadata["tokenizer.ggml.tokens"][32] == "\u0120"
     print("a checkpoint of", model, "to GGUF")
+    # Rounded for the inputs of a text: other blocks of the same format in the layers, on any number of threads.
+    for name, words in (("plain", ()), ("one", ("--calibrate", text, "--threads", "1")),
+                        ("three", ("--calibrate", text, "--threads", "3"))):
+        converted(path(model, step), path(name + ".gguf"), "--type", "q4_0", *words)
+    assert open(path("one.gguf"), "rb").read() == open(path("three.gguf"), "rb").read()
+    plain, other = (read_gguf(path(n + ".gguf"))[1] for n in ("plain", "one"))
+    assert {n: t[:2] for n, t in plain.items()} == {n: t[:2] for n, t in other.items()}
+    changed = {n for n in plain if plain[n][2] != other[n][2]}
+    assert changed == {n for n in plain if n.startswith("blk.") and plain[n][0] == "Q4_0"} and len(changed) > 4, changed
 
 # What is refused.
 refused("see --help", path("llama"))
 refused("--type", path("llama"), path("x.gguf"), "--type", "q9")
 refused("none of safetensors", path("llama.gguf"), path("x"), "--type", "q8_0")
+refused("is for matrices in blocks, not f16", path("llama"), path("x.gguf"), "--calibrate", path("none"))
+refused("has no key 'tokenizer.ggml.model'", path("llama.gguf"), path("x.gguf"), "--type", "q8_0", "--calibrate", path("none"))
 refused("safetensors already", path("llama"), path("x"))
 refused("there is no such file", path("none"), path("x.gguf"))
 refused("is not a GGUF file", path("llama", "config.json"), path("x.gguf"))

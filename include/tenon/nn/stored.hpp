@@ -14,10 +14,19 @@
 
 namespace tenon::nn {
 
+struct stored_matrix;
+/// Sees what matrices are multiplied with: how a file's weights are used by texts.
+class input_watcher {
+ public:
+  virtual ~input_watcher() = default;
+  virtual void see(stored_matrix const& weight, matrix_view<float const> x) = 0;
+};
+
 /// A matrix, piece by piece: q, k and v of a fused projection may be in formats of their own.
 struct stored_matrix {
-  std::vector<weight_view> pieces;  ///< one below the other
-  weight_view table{};              ///< of tokens: all rows, whichever this rank has as pieces
+  std::vector<weight_view> pieces{};  ///< one below the other
+  weight_view table{};                ///< of tokens: all rows, whichever this rank has as pieces
+  input_watcher* watcher = nullptr;
 
   /// @error argument_error when leaves that ranks share cut the groups of weights in blocks
   void check_leaf(index_t leaf) const {
@@ -52,6 +61,7 @@ struct weights_of<stored const> {
 template <class Context>
 void product(Context& exec, matrix_view<float const> x, stored_matrix const& weight, matrix_view<float> y,
              index_t leaf = 0, float const* bias = nullptr, epilogue<float> const& after = {}) {
+  if (weight.watcher) weight.watcher->see(weight, x);
   arena_scope scope(exec.scratch());
   matrix_view<ops::quantized_block const> quantized;
   index_t row = 0;
@@ -87,6 +97,8 @@ class weight_source {
   virtual weight_view columns(weight_view whole, index_t first, index_t count) = 0;
   /// Values that live as long as the source.
   virtual float const* keep(std::vector<float> values) = 0;
+  /// Of products with its matrices; null: nobody watches.
+  virtual input_watcher* watcher() { return nullptr; }
 };
 
 /// Binds a model, or what a rank of tensor parallelism has of it, to the weights of a source.
@@ -100,7 +112,7 @@ class binder<stored const> : public name_scope {
 
   stored_matrix matrix(std::vector<row_piece> const& pieces, char const* suffix, index_t cols, initializer,
                        parameter_kind kind = parameter_kind::matrix, column_range columns = {}) {
-    stored_matrix m;
+    stored_matrix m{.watcher = source->watcher()};
     for (auto const& piece : pieces) {
       auto view = source->matrix(prefix + piece.name + suffix, piece.whole_rows ? piece.whole_rows : piece.rows,
                                  columns.whole ? columns.whole : cols);

@@ -110,9 +110,13 @@ struct block_codec<weight_format::q5_1> : affine_codec<5> {};
 
 template <>
 struct block_codec<weight_format::q8_0> {
+  struct levels {
+    static int get(block_byte const* b, int i) { return static_cast<signed char>(b[2 + i]); }
+    static void put(block_byte* b, int i, int level) { b[2 + i] = block_byte(level); }
+  };
   static void decode(block_byte const* b, float* out) {
     float const d = half_at(b);
-    for (int i = 0; i < 32; ++i) out[i] = float(static_cast<signed char>(b[2 + i])) * d;
+    for (int i = 0; i < 32; ++i) out[i] = float(levels::get(b, i)) * d;
   }
 };
 
