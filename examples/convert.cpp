@@ -259,6 +259,7 @@ io::gguf_metadata metadata_for(model_input const& in, arguments const& a, std::v
       if (key.substr(0, 6) != "split.") m.set(key, value);
   } else {
     set_shape(m, in.config, *in.architecture, in.name());
+    if (in.architecture->family == models::bert_names) set_pooling(m, a.input / "1_Pooling" / "config.json");
     io::path const folder = std::filesystem::absolute(a.input).lexically_normal();
     m.set("general.name", (folder.has_filename() ? folder : folder.parent_path()).filename().string());
     auto const embedding =

@@ -7,5 +7,6 @@ template infer::bound_model infer::bind_model<models::any, any_engine::arithmeti
     exec::host_context&, infer::model_file const&, nn::weight_source&, engine_options&, comm::mesh<comm::self>*);
 template void ops::run_kernel<ops::sample_t>(exec::host_context&, ops::sample_args const&);
 template void ops::run_kernel<ops::table_rows_t>(exec::host_context&, ops::table_rows_args const&);
+template class embedder<>;
 
 }  // namespace tenon

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file The engine of the examples, for a model of any kind. What takes time to compile is in engine.cpp, once.
+/// @file The engine of the examples, for a model of any kind, and the embedder. What takes time to compile is in engine.cpp, once.
+#include <tenon/infer/embedder.hpp>
 #include <tenon/infer/engine.hpp>
 
 namespace tenon {
@@ -13,5 +14,6 @@ extern template infer::bound_model infer::bind_model<models::any, any_engine::ar
                                                                  comm::mesh<comm::self>*);
 extern template void ops::run_kernel<ops::sample_t>(exec::host_context&, ops::sample_args const&);
 extern template void ops::run_kernel<ops::table_rows_t>(exec::host_context&, ops::table_rows_args const&);
+extern template class embedder<>;
 
 }  // namespace tenon

@@ -2,6 +2,7 @@
 #pragma once
 // What a model is besides its weights: config.json, or state.json of train_gpt, to the keys of GGUF and back.
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -10,6 +11,7 @@
 #include <tenon/core/error.hpp>
 #include <tenon/core/view.hpp>
 #include <tenon/io/gguf_writer.hpp>
+#include <tenon/io/hf_folder.hpp>
 #include <tenon/models/names.hpp>
 
 namespace convert {
@@ -84,6 +86,7 @@ inline void complete(json& config, models::architecture_name const& a, std::stri
     set("layer_norm_epsilon", 1e-5);
     return;
   }
+  if (a.family == models::bert_names) return set("layer_norm_eps", 1e-12);
   bool const is_gemma = a.family == models::gemma_names;
   if (config.contains("num_attention_heads")) {
     if (config["num_attention_heads"].get<index_t>() < 1)
@@ -113,12 +116,19 @@ inline void set_shape(io::gguf_metadata& metadata, json const& config, models::a
     if (n.is_real) metadata.set(key, value->get<float>());
     else metadata.set(key, value->get<std::uint32_t>());
   }
-  if (a.family != models::gpt2_names)
+  if (config.contains("head_dim"))
     metadata.set(std::string(a.gguf) + ".rope.dimension_count", config.at("head_dim").get<std::uint32_t>());
   if (json const scaling = config.value("rope_scaling", json()); !scaling.is_null()) {
     metadata.set(std::string(a.gguf) + ".rope.scaling.type", "linear");
     metadata.set(std::string(a.gguf) + ".rope.scaling.factor", scaling.at("factor").get<float>());
   }
+}
+
+/// How an encoder makes one vector of a text, as sentence-transformers writes it down.
+inline void set_pooling(io::gguf_metadata& metadata, io::path const& description) {
+  json const said = std::filesystem::exists(description) ? io::read_json_object(description) : json::object();
+  metadata.set("bert.attention.causal", false);
+  metadata.set("bert.pooling_type", std::uint32_t(said.value("pooling_mode_cls_token", false) ? 2 : 1));
 }
 
 /// The config.json of a GGUF file.
@@ -139,6 +149,7 @@ inline json config_of_gguf(io::gguf_file const& file, models::architecture_name 
                                 std::pair("eos_token_id", "tokenizer.ggml.eos_token_id")})
     if (auto const id = file.find_value<std::int64_t>(key)) config[hf] = *id;
   if (a.family == models::gpt2_names) config["activation_function"] = "gelu_new";
+  else if (a.family == models::bert_names) config["hidden_act"] = "gelu";
   else if (a.family != models::gemma_names) config["hidden_act"] = "silu";
   else
     config.update({{"hidden_activation", "gelu_pytorch_tanh"},

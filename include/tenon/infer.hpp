@@ -2,6 +2,7 @@
 #pragma once
 /// @file Everything needed to run a model.
 #include <tenon/infer/bind.hpp>
+#include <tenon/infer/embedder.hpp>
 #include <tenon/infer/engine.hpp>
 #include <tenon/infer/host_ops.hpp>
 #include <tenon/infer/kv_storage.hpp>

@@ -12,7 +12,7 @@ import sys
 
 try:
     import torch
-    from reference_models import frequencies, log_probabilities
+    from reference_models import frequencies, log_probabilities, write_safetensors
 except ImportError as missing:
     print(f"skipped: PyTorch not found ({missing})")
     sys.exit(77)
@@ -83,14 +83,7 @@ def gpt2_weights(s):
 
 def write_folder(path, shape, weights):
     os.makedirs(path)
-    header, data = {}, b""
-    for name, t in weights.items():
-        content = t.numpy().astype("<f4").tobytes()
-        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(content)]}
-        data += content
-    text = json.dumps(header).encode()
-    with open(os.path.join(path, "model.safetensors"), "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)
+    write_safetensors(os.path.join(path, "model.safetensors"), weights)
     vocabulary = {"Ġ" if i == 0 else chr(32 + i): i for i in range(VOCABULARY - 1)}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     end = {"id": VOCABULARY - 1, "content": "<end>", "special": True, "normalized": False, "lstrip": False,

@@ -21,6 +21,7 @@
 #include <tenon/io/gguf.hpp>
 #include <tenon/io/hf_folder.hpp>
 #include <tenon/io/weight_source.hpp>
+#include <tenon/models/bert.hpp>
 #include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
@@ -81,8 +82,8 @@ class model_file {
       return view ? std::optional(found_weight{*view}) : std::nullopt;
     }
     auto const& folder = std::get<io::hf_folder>(files);
-    for (char const* prefix : {"", "transformer.", "language_model."})
-      if (auto const view = folder.find(prefix + name)) {
+    for (std::string_view const prefix : models::whole_model_prefixes)
+      if (auto const view = folder.find(std::string(prefix) + name)) {
         auto const renamed = models::gguf_weight_name(*family, name);
         return found_weight{*view, is_checkpoint || !renamed ? models::weight_change::none : renamed->change};
       }
@@ -144,6 +145,25 @@ class model_file {
     for (char const* name : {"<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>"})
       if (auto const id = words.find(name); id != text::no_token && words.is_special(id)) add(id);
     return ends;
+  }
+  /// What the file of an encoder says of how it takes texts: at most so many tokens of each, and whether the state of the
+  /// first one stands for all. @source the folders of sentence-transformers
+  struct text_use {
+    std::optional<index_t> longest{};
+    bool takes_first = false;
+  };
+  text_use use_of_texts() const {
+    text_use use;
+    reading([&] {
+      if (gguf()) return void(use.takes_first = gguf()->find_value<int>("bert.pooling_type").value_or(1) == 2);
+      auto const part = [&](char const* name) {
+        return std::filesystem::exists(place / name) ? io::read_json_object(place / name) : nlohmann::json::object();
+      };
+      auto const described = part("sentence_bert_config.json");
+      if (described.contains("max_seq_length")) use.longest = described.at("max_seq_length").get<index_t>();
+      use.takes_first = part("1_Pooling/config.json").value("pooling_mode_cls_token", false);
+    });
+    return use;
   }
   /// A checkpoint without a tokenizer whose vocabulary is 256 reads bytes, as train_gpt trains it.
   /// @error file_error when there is no tokenizer, or it is of a kind that is not supported
@@ -256,11 +276,16 @@ class model_file {
   }
   /// Refuses what a file can ask for and these models do not do.
   void check_kind() const {
-    bool const is_gated_silu = family->family & (models::llama_names | models::qwen_names);
+    auto const is_its_own = [&](std::string const& activation) {
+      if (family->family & (models::llama_names | models::qwen_names)) return activation == "silu";
+      if (family->family == models::bert_names) return activation == "gelu";
+      return activation == "gelu_pytorch_tanh" || activation == "gelu_new";
+    };
     for (char const* name : {"hidden_act", "hidden_activation", "activation_function"})
-      if (auto const kind = shape.find(name); kind != shape.end() && kind->is_string())
-        if (is_gated_silu ? *kind != "silu" : *kind != "gelu_pytorch_tanh" && *kind != "gelu_new")
-          refuse(std::string("has the ") + name + " '" + kind->get<std::string>() + "'");
+      if (auto const kind = shape.find(name); kind != shape.end() && kind->is_string() && !is_its_own(*kind))
+        refuse(std::string("has the ") + name + " '" + kind->get<std::string>() + "'");
+    if (std::string const places = shape.value("position_embedding_type", "absolute"); places != "absolute")
+      refuse("has the position_embedding_type '" + places + "'");
     if (find_number("partial_rotary_factor").value_or(1) != 1) refuse(part_of_head);
     auto const scale = find_number("query_pre_attn_scalar");
     bool const is_27b = gguf() && family->family == models::gemma_names && find_number("num_hidden_layers") == 62;
@@ -305,11 +330,11 @@ class model_file {
       refuse(std::string("says that ") + name + " is " + std::to_string(n));
     return index_t(n);
   }
-  index_t vocabulary(char const* table) const {
+  index_t rows(char const* table) const {
     auto const found = find(table);
     if (!found)
-      throw file_error(place.string(), std::string("has no table of tokens, '") + table +
-                                           "'. Fix: use a file of the model that is complete.");
+      throw file_error(place.string(),
+                       std::string("has no table '") + table + "'. Fix: use a file of the model that is complete.");
     return found->view.rows;
   }
   void read(gemma3_config& c) const {
@@ -320,7 +345,7 @@ class model_file {
          .head_width = count("head_dim", 256),
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
-         .vocabulary = vocabulary("model.embed_tokens.weight"),
+         .vocabulary = rows("model.embed_tokens.weight"),
          .rope_base = rope_base("rope_theta", "full_attention", 1e6),
          .local_rope_base = rope_base("rope_local_base_freq", "sliding_attention", 1e4),
          .window = count("sliding_window"),
@@ -334,7 +359,7 @@ class model_file {
          .kv_heads = count("num_key_value_heads", 0),
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
-         .vocabulary = vocabulary("model.embed_tokens.weight"),
+         .vocabulary = rows("model.embed_tokens.weight"),
          .rope_base = rope_base("rope_theta", "full_attention", 1e4),
          .qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value(),
          .tied = !find("lm_head.weight"),
@@ -349,9 +374,19 @@ class model_file {
          .width = count("n_embd"),
          .heads = count("n_head"),
          .context = count("n_positions"),
-         .vocabulary = vocabulary("wte.weight"),
+         .vocabulary = rows("wte.weight"),
          .hidden = count("n_inner", 0),
          .tied = !find("lm_head.weight")};
+  }
+  void read(bert_config& c) const {
+    c = {.layers = count("num_hidden_layers"),
+         .width = count("hidden_size"),
+         .heads = count("num_attention_heads"),
+         .hidden = count("intermediate_size"),
+         .context = count("max_position_embeddings"),
+         .vocabulary = rows("embeddings.word_embeddings.weight"),
+         .types = rows("embeddings.token_type_embeddings.weight"),
+         .epsilon = float(find_number("layer_norm_eps").value_or(1e-12))};
   }
 
   static constexpr index_t most_layers = 65536, most_of_a_dimension = index_t(1) << 31;
@@ -359,7 +394,7 @@ class model_file {
   std::filesystem::path place;
   std::variant<std::monostate, io::gguf_file, io::hf_folder> files;
   models::architecture_name const* family = nullptr;
-  nlohmann::json shape;
+  nlohmann::json shape = nlohmann::json::object();  ///< of a folder
   bool is_checkpoint = false;
 };
 
@@ -367,6 +402,10 @@ class model_file {
 template <class F>
 auto with_model(model_file const& file, F&& f) {
   switch (file.architecture().family) {
+    case models::bert_names:
+      throw file_error(file.path().string(),
+                       "is a bert, which makes a vector of a text and continues none. Fix: tenon::embedder, or the "
+                       "program embed.");
     case models::gemma_names: return f(models::gemma3<>{}, file.config<gemma3_config>());
     case models::gpt2_names: return f(models::gpt2<>{}, file.config<gpt2_config>());
     default: return f(models::llama<>{}, file.config<llama_config>());

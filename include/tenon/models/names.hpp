@@ -11,7 +11,7 @@
 namespace tenon::models {
 
 /// Architectures whose weights have the same names, one bit each.
-enum name_family : unsigned { llama_names = 1, qwen_names = 2, gemma_names = 4, gpt2_names = 8 };
+enum name_family : unsigned { llama_names = 1, qwen_names = 2, gemma_names = 4, gpt2_names = 8, bert_names = 16 };
 
 /// An architecture as config.json has it, and as GGUF does.
 struct architecture_name {
@@ -26,6 +26,7 @@ inline constexpr architecture_name architecture_names[] = {
     {"qwen3", "Qwen3ForCausalLM", "qwen3", qwen_names},
     {"gemma3_text", "Gemma3ForCausalLM", "gemma3", gemma_names},
     {"gpt2", "GPT2LMHeadModel", "gpt2", gpt2_names},
+    {"bert", "BertModel", "bert", bert_names},
 };
 
 /// A number of a model's shape; GGUF puts the architecture and a dot before its name.
@@ -35,11 +36,11 @@ struct shape_name {
   bool is_real = false;
 };
 inline constexpr shape_name shape_names[] = {
-    {7, "max_position_embeddings", "context_length"},
-    {7, "hidden_size", "embedding_length"},
-    {7, "num_hidden_layers", "block_count"},
-    {7, "intermediate_size", "feed_forward_length"},
-    {7, "num_attention_heads", "attention.head_count"},
+    {23, "max_position_embeddings", "context_length"},
+    {23, "hidden_size", "embedding_length"},
+    {23, "num_hidden_layers", "block_count"},
+    {23, "intermediate_size", "feed_forward_length"},
+    {23, "num_attention_heads", "attention.head_count"},
     {7, "num_key_value_heads", "attention.head_count_kv"},
     {7, "head_dim", "attention.key_length"},
     {7, "head_dim", "attention.value_length"},
@@ -53,6 +54,7 @@ inline constexpr shape_name shape_names[] = {
     {8, "n_inner", "feed_forward_length"},
     {8, "n_head", "attention.head_count"},
     {8, "layer_norm_epsilon", "attention.layer_norm_epsilon", true},
+    {16, "layer_norm_eps", "attention.layer_norm_epsilon", true},
 };
 
 /// How the values of a weight in a GGUF file are made of those in a Hugging Face folder.
@@ -62,7 +64,7 @@ enum class weight_change {
   query_pairs,  ///< rotary features i and i + d/2 of a query head become the rows 2 i and 2 i + 1
   key_pairs,    ///< the same of key heads
   transposed,   ///< GPT-2 has its matrices [in, out] (those that tenon trains are [out, in] already)
-  left_out      ///< a buffer, no weight
+  left_out      ///< a buffer, or of a head that nobody asks
 };
 
 /// `#` stands for the number of a layer; ".weight" or ".bias" follows.
@@ -107,6 +109,20 @@ inline constexpr weight_name weight_names[] = {
     {8, "h.#.mlp.c_proj", "blk.#.ffn_down", weight_change::transposed},
     {8, "h.#.attn", "", weight_change::left_out},  // its "bias" is the causal mask
     {8, "h.#.attn.masked_bias", "", weight_change::left_out},
+    {16, "embeddings.word_embeddings", "token_embd"},
+    {16, "embeddings.position_embeddings", "position_embd"},
+    {16, "embeddings.token_type_embeddings", "token_types"},
+    {16, "embeddings.LayerNorm", "token_embd_norm"},
+    {16, "encoder.layer.#.attention.self.query", "blk.#.attn_q"},
+    {16, "encoder.layer.#.attention.self.key", "blk.#.attn_k"},
+    {16, "encoder.layer.#.attention.self.value", "blk.#.attn_v"},
+    {16, "encoder.layer.#.attention.output.dense", "blk.#.attn_output"},
+    {16, "encoder.layer.#.attention.output.LayerNorm", "blk.#.attn_output_norm"},
+    {16, "encoder.layer.#.intermediate.dense", "blk.#.ffn_up"},
+    {16, "encoder.layer.#.output.dense", "blk.#.ffn_down"},
+    {16, "encoder.layer.#.output.LayerNorm", "blk.#.layer_output_norm"},
+    {16, "embeddings.position_ids", "", weight_change::left_out},
+    {16, "pooler.dense", "", weight_change::left_out},
 };
 
 /// Null for an architecture that is not in the table.
@@ -152,9 +168,12 @@ inline std::optional<std::string> rename(std::string_view name, std::string_view
 
 }  // namespace detail
 
+/// What names of weights begin with in some folders.
+inline constexpr std::string_view whole_model_prefixes[] = {"", "transformer.", "language_model.", "bert."};
+
 /// What the weight is called in GGUF; nothing when the architecture has no such weight.
 inline std::optional<renamed_weight> gguf_weight_name(architecture_name const& a, std::string_view hf) {
-  for (std::string_view const prefix : {"transformer.", "language_model."})  // of the whole model, in some folders
+  for (std::string_view const prefix : whole_model_prefixes)
     if (hf.substr(0, prefix.size()) == prefix) hf.remove_prefix(prefix.size());
   for (auto const& w : weight_names)
     if (w.families & a.family)
