@@ -458,7 +458,8 @@ class file_weights final : public nn::weight_source {
   /// The weights of this name; a matrix of GPT-2 may lie in the file turned.
   model_file::found_weight get(std::string const& name, index_t rows, index_t cols) const {
     auto const found = file.find(name);
-    if (found && found->change == models::weight_change::transposed) std::swap(rows, cols);
+    bool const turns = found && found->change == models::weight_change::transposed && rows > 1;  // no bias does
+    if (turns) std::swap(rows, cols);
     io::expect_weights(found ? std::optional(found->view) : std::nullopt, file.path().string(), name, rows, cols);
     return *found;
   }
