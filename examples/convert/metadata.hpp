@@ -24,9 +24,10 @@ namespace models = tenon::models;
 /// The config.json that a checkpoint of train_gpt would have, from its state.json.
 inline json config_of_checkpoint(json const& state, std::string const& file) {
   std::string const model = state.value("model", "");
-  if (model != "gpt2" && model != "llama")
-    throw tenon::file_error(file,
-                            "is of a model '" + model + "', which has no GGUF names here. Fix: a gpt2 or a llama.");
+  bool const is_mixture = model == "mixtral";
+  if (model != "gpt2" && model != "llama" && !is_mixture)
+    throw tenon::file_error(
+        file, "is of a model '" + model + "', which has no GGUF names here. Fix: a gpt2, a llama or a mixtral.");
   auto const& c = state.at("config");
   auto const number = [&](char const* name) { return c.at(name).get<index_t>(); };
   index_t const width = number("width");
@@ -41,7 +42,11 @@ inline json config_of_checkpoint(json const& state, std::string const& file) {
                 {"n_inner", number("hidden") ? number("hidden") : 4 * width}});
     return out;
   }
-  out.update({{"model_type", c.at("qkv_bias").get<bool>() ? "qwen2" : "llama"},
+  if (is_mixture)
+    out.update({{"num_local_experts", number("experts")}, {"num_experts_per_tok", number("experts_per_token")}});
+  out.update({{"model_type", is_mixture                     ? "mixtral"
+                             : c.at("qkv_bias").get<bool>() ? "qwen2"
+                                                            : "llama"},
               {"max_position_embeddings", number("context")},
               {"hidden_size", width},
               {"num_hidden_layers", number("layers")},
@@ -108,7 +113,7 @@ inline void set_shape(io::gguf_metadata& metadata, json const& config, models::a
     if (!(n.families & a.family)) continue;
     auto const value = config.find(std::string(n.hf));
     bool const there = value != config.end() && !value->is_null();
-    if (!there && (n.hf == "sliding_window" || n.hf == "vocab_size")) continue;
+    if (!there && n.may_lack) continue;
     if (!there || !value->is_number())
       throw tenon::file_error(file,
                               "has no number '" + std::string(n.hf) + "'. Fix: use the config.json of the model.");

@@ -51,6 +51,18 @@ TEST_CASE("names: of weights, both ways") {
   check_both_ways("bert", "encoder.layer.5.attention.output.LayerNorm.weight", "blk.5.attn_output_norm.weight");
 }
 
+TEST_CASE("names: of experts, which GGUF has in one tensor") {
+  auto const name = [](char const* gguf, char const* hf) { return models::gguf_weight_name(architecture(gguf), hf); };
+  CHECK(name("llama", "model.layers.3.block_sparse_moe.gate.weight")->name == "blk.3.ffn_gate_inp.weight");
+  CHECK(name("llama", "model.layers.3.block_sparse_moe.gate.weight")->expert == -1);
+  auto const down = name("llama", "model.layers.3.block_sparse_moe.experts.12.w2.weight");
+  CHECK(down->name == "blk.3.ffn_down_exps.weight");
+  CHECK(down->expert == 12);
+  CHECK(name("qwen3moe", "model.layers.0.mlp.experts.0.gate_proj.weight")->name == "blk.0.ffn_gate_exps.weight");
+  CHECK_FALSE(name("qwen3moe", "model.layers.0.mlp.experts.9999999.gate_proj.weight").has_value());
+  CHECK_FALSE(name("llama", "model.layers.0.mlp.experts.0.gate_proj.weight").has_value());
+}
+
 TEST_CASE("names: what is no weight, and what is none of the architecture") {
   auto const& gpt2 = architecture("gpt2");
   CHECK(models::gguf_weight_name(gpt2, "transformer.h.2.ln_1.bias")->name == "blk.2.attn_norm.bias");

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Llama, Qwen 2, Qwen 3, Gemma 3, GPT-2 and BERT in plain PyTorch, written from their papers and the published checkpoints.
+"""Llama, Mixtral, Qwen 2 and 3, Gemma 3, GPT-2 and BERT in plain PyTorch, written from their papers and the published checkpoints.
 
 A model is a shape, with the names of its config.json, and a dictionary of weights, with theirs. Norms of Gemma are the
 factor less 1, as there.
@@ -49,10 +49,23 @@ def rms_norm(x, weight, epsilon):
 
 
 def decoder(shape, w, tokens):
-    """Llama, Qwen 2, Qwen 3, Gemma 3: what goes into the head, and the head."""
+    """Llama, Mixtral, Qwen 2, Qwen 3, Gemma 3: what goes into the head, and the head."""
     gemma = shape["model_type"] == "gemma3_text"
     norm = lambda x, name: rms_norm(x, w[name + ".weight"] + gemma, shape["rms_norm_eps"])
     linear = lambda x, name: F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
+    activation = lambda x: F.gelu(x, approximate="tanh") if gemma else F.silu(x)
+
+    def mlp(x, name, gate="gate_proj", up="up_proj", down="down_proj"):
+        return linear(activation(linear(x, f"{name}.{gate}")) * linear(x, f"{name}.{up}"), f"{name}.{down}")
+
+    def mixture(x, name, *names):
+        """All experts of all tokens, times their weights: those of the most probable ones over their sum, else 0."""
+        probable = linear(x, name + ".gate").softmax(-1)
+        least = probable.topk(shape["num_experts_per_tok"]).values[:, -1:]
+        weights = probable * (probable >= least)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return sum(weights[:, e:e + 1] * mlp(x, f"{name}.experts.{e}", *names) for e in range(weights.shape[1]))
+
     width, heads = shape["head_dim"], lambda x: x.unflatten(1, (-1, shape["head_dim"])).transpose(0, 1)
     x = w["model.embed_tokens.weight"][tokens] * (math.sqrt(shape["hidden_size"]) if gemma else 1)
     for i in range(shape["num_hidden_layers"]):
@@ -68,9 +81,10 @@ def decoder(shape, w, tokens):
         h = linear(attention(rotate(q, f), rotate(k, f), v, window), layer + "self_attn.o_proj")
         x = x + (norm(h, layer + "post_attention_layernorm") if gemma else h)
         h = norm(x, layer + ("pre_feedforward_layernorm" if gemma else "post_attention_layernorm"))
-        gate = linear(h, layer + "mlp.gate_proj")
-        gate = F.gelu(gate, approximate="tanh") if gemma else F.silu(gate)
-        h = linear(gate * linear(h, layer + "mlp.up_proj"), layer + "mlp.down_proj")
+        if shape["model_type"] == "mixtral":
+            h = mixture(h, layer + "block_sparse_moe", "w1", "w3", "w2")
+        else:
+            h = (mixture if shape["model_type"] == "qwen3_moe" else mlp)(h, layer + "mlp")
         x = x + (norm(h, layer + "post_feedforward_layernorm") if gemma else h)
     return norm(x, "model.norm"), w.get("lm_head.weight", w["model.embed_tokens.weight"])
 

@@ -25,6 +25,7 @@
 #include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 #include <tenon/models/names.hpp>
 #include <tenon/nn/stored.hpp>
 #include <tenon/ops/host/linear.hpp>
@@ -78,8 +79,14 @@ class model_file {
   std::optional<found_weight> find(std::string const& name) const {
     if (gguf()) {
       auto const renamed = models::gguf_weight_name(*family, name);
-      auto const view = renamed ? gguf()->find(renamed->name) : std::nullopt;
-      return view ? std::optional(found_weight{*view}) : std::nullopt;
+      auto view = renamed ? gguf()->find(renamed->name) : std::nullopt;
+      if (!view) return {};
+      if (renamed->expert >= 0) {
+        auto const& all = gguf()->tensors().at(renamed->name).shape;  // [experts, rows, cols]
+        if (all.size() != 3 || renamed->expert >= all[0]) return {};
+        *view = {view->format, view->row(renamed->expert * all[1]), all[1], all[2]};
+      }
+      return found_weight{*view};
     }
     auto const& folder = std::get<io::hf_folder>(files);
     for (std::string_view const prefix : models::whole_model_prefixes)
@@ -89,6 +96,10 @@ class model_file {
       }
     return {};
   }
+  /// The mlps are mixtures of experts.
+  bool has_experts() const {
+    return find("model.layers.0.block_sparse_moe.gate.weight") || find("model.layers.0.mlp.gate.weight");
+  }
   /// What one token needs of the weights. To generate it, all are read but a token table that is not the output matrix
   /// too; of a prompt, each token is multiplied with the layers.
   struct weight_sums {
@@ -96,6 +107,9 @@ class model_file {
   };
   weight_sums weights_per_token() const {
     weight_sums sums;
+    auto const mixture =
+        has_experts() ? config<mixtral_config>() : mixtral_config{.experts = 1, .experts_per_token = 1};
+    double const used_experts = double(mixture.experts_per_token) / double(mixture.experts);
     auto const add = [&](auto const& source) {
       auto const is_output = [](std::string_view n) { return n == "output.weight" || n == "lm_head.weight"; };
       auto const names = source.names();
@@ -104,8 +118,10 @@ class model_file {
         auto const w = *source.find(name);
         bool const is_table =
             name == "token_embd.weight" || name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
-        if (tied || !is_table) sums.bytes_generating += double(w.rows * w.row_bytes());
-        if (!is_table && !is_output(name)) sums.values_of_layers += double(w.rows * w.cols);
+        bool const is_expert = name.find("_exps.") != name.npos || name.find(".experts.") != name.npos;
+        double const rows = double(w.rows) * (is_expert ? used_experts : 1);
+        if (tied || !is_table) sums.bytes_generating += rows * double(w.row_bytes());
+        if (!is_table && !is_output(name)) sums.values_of_layers += rows * double(w.cols);
       }
     };
     if (gguf()) add(*gguf());
@@ -113,12 +129,22 @@ class model_file {
     return sums;
   }
   /// Makes a network of this shape read the file's weights as they are, GGUF having the rotary pairs of a Llama side by
-  /// side, and turn them as slowly as the file says.
+  /// side, and turn them as slowly as the file says. No expert turns a token away: how many come is no matter of one
+  /// request.
   /// @error file_error when rotary positions are scaled in a way that is not supported
   template <class Network>
   void adapt(Network& net) const {
     reading([&] {
       for (auto& layer : net.layers.layers) {
+        if constexpr (requires { layer.second.inner.capacity_factor; }) {
+          auto& mixture = layer.second.inner;
+          mixture.capacity_factor = 0;
+          if (family->family == models::qwen_names) {
+            layer.second.inner_name = "mlp";
+            mixture.up.pieces[0].name = "gate_proj", mixture.up.pieces[1].name = "up_proj";
+            mixture.down.pieces[0].name = "down_proj";
+          }
+        }
         auto& attention = layer.first.inner;
         if (attention.rope.base == 0) continue;
         if (gguf() && family->gguf == "llama") attention.rope.pairing = ops::rope_pairing::interleaved;
@@ -287,6 +313,8 @@ class model_file {
     if (std::string const places = shape.value("position_embedding_type", "absolute"); places != "absolute")
       refuse("has the position_embedding_type '" + places + "'");
     if (find_number("partial_rotary_factor").value_or(1) != 1) refuse(part_of_head);
+    if (family->model_type == "qwen3_moe" && !gguf() && !shape.value("norm_topk_prob", false))
+      refuse("weighs experts by numbers whose sum is not 1");
     auto const scale = find_number("query_pre_attn_scalar");
     bool const is_27b = gguf() && family->family == models::gemma_names && find_number("num_hidden_layers") == 62;
     if (is_27b || (scale && *scale != find_number("head_dim").value_or(256)))
@@ -352,7 +380,8 @@ class model_file {
          .pattern = count("sliding_window_pattern", 6),
          .epsilon = float(find_number("rms_norm_eps").value_or(1e-6))};
   }
-  void read(llama_config& c) const {
+  template <class Config>
+  void read_llama(Config& c) const {
     c = {.layers = count("num_hidden_layers"),
          .width = count("hidden_size"),
          .heads = count("num_attention_heads"),
@@ -368,6 +397,13 @@ class model_file {
          .head_norm = find("model.layers.0.self_attn.q_norm.weight").has_value()};
     bool const windowed = gguf() || shape.value("use_sliding_window", family->model_type == "mistral");
     if (windowed) c.window = count("sliding_window", 0);
+  }
+  void read(llama_config& c) const { read_llama(c); }
+  void read(mixtral_config& c) const {
+    read_llama(c);
+    c.hidden = count("moe_intermediate_size", c.hidden);
+    c.experts = count(family->family == models::qwen_names ? "num_experts" : "num_local_experts");
+    c.experts_per_token = count("num_experts_per_tok");
   }
   void read(gpt2_config& c) const {
     c = {.layers = count("n_layer"),
@@ -408,7 +444,9 @@ auto with_model(model_file const& file, F&& f) {
                        "program embed.");
     case models::gemma_names: return f(models::gemma3<>{}, file.config<gemma3_config>());
     case models::gpt2_names: return f(models::gpt2<>{}, file.config<gpt2_config>());
-    default: return f(models::llama<>{}, file.config<llama_config>());
+    default:
+      if (file.has_experts()) return f(models::mixtral<>{}, file.config<mixtral_config>());
+      return f(models::llama<>{}, file.config<llama_config>());
   }
 }
 

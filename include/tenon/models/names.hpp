@@ -22,8 +22,10 @@ struct architecture_name {
 inline constexpr architecture_name architecture_names[] = {
     {"llama", "LlamaForCausalLM", "llama", llama_names},
     {"mistral", "MistralForCausalLM", "llama", llama_names},
+    {"mixtral", "MixtralForCausalLM", "llama", llama_names},
     {"qwen2", "Qwen2ForCausalLM", "qwen2", qwen_names},
     {"qwen3", "Qwen3ForCausalLM", "qwen3", qwen_names},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", qwen_names},
     {"gemma3_text", "Gemma3ForCausalLM", "gemma3", gemma_names},
     {"gpt2", "GPT2LMHeadModel", "gpt2", gpt2_names},
     {"bert", "BertModel", "bert", bert_names},
@@ -33,7 +35,7 @@ inline constexpr architecture_name architecture_names[] = {
 struct shape_name {
   unsigned families;
   std::string_view hf, gguf;
-  bool is_real = false;
+  bool is_real = false, may_lack = false;
 };
 inline constexpr shape_name shape_names[] = {
     {23, "max_position_embeddings", "context_length"},
@@ -46,8 +48,12 @@ inline constexpr shape_name shape_names[] = {
     {7, "head_dim", "attention.value_length"},
     {7, "rms_norm_eps", "attention.layer_norm_rms_epsilon", true},
     {7, "rope_theta", "rope.freq_base", true},
-    {5, "sliding_window", "attention.sliding_window"},
-    {1, "vocab_size", "vocab_size"},
+    {5, "sliding_window", "attention.sliding_window", false, true},
+    {1, "vocab_size", "vocab_size", false, true},
+    {1, "num_local_experts", "expert_count", false, true},
+    {2, "num_experts", "expert_count", false, true},
+    {3, "num_experts_per_tok", "expert_used_count", false, true},
+    {2, "moe_intermediate_size", "expert_feed_forward_length", false, true},
     {8, "n_positions", "context_length"},
     {8, "n_embd", "embedding_length"},
     {8, "n_layer", "block_count"},
@@ -67,7 +73,8 @@ enum class weight_change {
   left_out      ///< a buffer, or of a head that nobody asks
 };
 
-/// `#` stands for the number of a layer; ".weight" or ".bias" follows.
+/// `#` stands for the number of a layer; ".weight" or ".bias" follows. The number of an expert is left out: GGUF has the
+/// experts of a layer in one tensor, one below the other.
 struct weight_name {
   unsigned families;
   std::string_view hf, gguf;
@@ -90,6 +97,14 @@ inline constexpr weight_name weight_names[] = {
     {7, "model.layers.#.mlp.gate_proj", "blk.#.ffn_gate"},
     {7, "model.layers.#.mlp.up_proj", "blk.#.ffn_up"},
     {7, "model.layers.#.mlp.down_proj", "blk.#.ffn_down"},
+    {1, "model.layers.#.block_sparse_moe.gate", "blk.#.ffn_gate_inp"},
+    {1, "model.layers.#.block_sparse_moe.experts.w1", "blk.#.ffn_gate_exps"},
+    {1, "model.layers.#.block_sparse_moe.experts.w3", "blk.#.ffn_up_exps"},
+    {1, "model.layers.#.block_sparse_moe.experts.w2", "blk.#.ffn_down_exps"},
+    {2, "model.layers.#.mlp.gate", "blk.#.ffn_gate_inp"},
+    {2, "model.layers.#.mlp.experts.gate_proj", "blk.#.ffn_gate_exps"},
+    {2, "model.layers.#.mlp.experts.up_proj", "blk.#.ffn_up_exps"},
+    {2, "model.layers.#.mlp.experts.down_proj", "blk.#.ffn_down_exps"},
     {7, "model.layers.#.self_attn.rotary_emb.inv_freq", "", weight_change::left_out},
     {4, "model.norm", "output_norm", weight_change::one_added},
     {4, "model.layers.#.input_layernorm", "blk.#.attn_norm", weight_change::one_added},
@@ -140,6 +155,7 @@ inline architecture_name const* find_architecture_by_model_type(std::string_view
 struct renamed_weight {
   std::string name;
   weight_change change;
+  int expert = -1;  ///< the tensor has all of a layer, and this is the number of the one meant; -1: it has none
 };
 
 namespace detail {
@@ -171,13 +187,29 @@ inline std::optional<std::string> rename(std::string_view name, std::string_view
 /// What names of weights begin with in some folders.
 inline constexpr std::string_view whole_model_prefixes[] = {"", "transformer.", "language_model.", "bert."};
 
+namespace detail {
+/// Takes the number of an expert out of a name, if there is one.
+inline int take_expert(std::string& name) {
+  constexpr std::string_view before = ".experts.";
+  auto const at = name.find(before);
+  if (at == name.npos) return -1;
+  auto const begin = at + before.size(), end = name.find_first_not_of("0123456789", begin);
+  if (end == begin || end == name.npos || end > begin + 6) return -1;
+  int const number = std::stoi(name.substr(begin, end - begin));
+  name.erase(begin, end + 1 - begin);
+  return number;
+}
+}  // namespace detail
+
 /// What the weight is called in GGUF; nothing when the architecture has no such weight.
 inline std::optional<renamed_weight> gguf_weight_name(architecture_name const& a, std::string_view hf) {
   for (std::string_view const prefix : whole_model_prefixes)
     if (hf.substr(0, prefix.size()) == prefix) hf.remove_prefix(prefix.size());
+  std::string whole(hf);
+  int const expert = detail::take_expert(whole);
   for (auto const& w : weight_names)
     if (w.families & a.family)
-      if (auto name = detail::rename(hf, w.hf, w.gguf)) return renamed_weight{std::move(*name), w.change};
+      if (auto name = detail::rename(whole, w.hf, w.gguf)) return renamed_weight{std::move(*name), w.change, expert};
   return {};
 }
 /// The reverse.
