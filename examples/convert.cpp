@@ -99,6 +99,7 @@ struct conversion {
   std::string name;
   std::vector<index_t> shape;
   weight_view from;
+  std::vector<weight_view> experts{};  ///< one below the other, where they are in tensors of their own
   weight_change change = weight_change::none;
   index_t heads = 1;    ///< of rows that change places
   bool to_gguf = true;  ///< the direction of the change
@@ -134,6 +135,15 @@ std::vector<float> changed(conversion const& c, std::vector<float> const& values
 /// @param feedback of the matrix's inputs; empty: there is none
 void fill(tenon::exec::host_context& ctx, conversion const& c, tenon::matrix_view<double const> feedback,
           std::span<std::byte> out) {
+  if (!c.experts.empty()) {
+    conversion one = c;
+    one.experts.clear();
+    for (std::size_t e = 0, size = out.size() / c.experts.size(); e < c.experts.size(); ++e) {
+      one.from = c.experts[e];
+      fill(ctx, one, feedback, out.subspan(e * size, size));
+    }
+    return;
+  }
   bool const moves = c.change == weight_change::transposed || moves_pairs(c.change);
   if (c.change != weight_change::one_added && !moves && c.format == c.from.format) {
     std::copy_n(c.from.data, out.size(), out.data());
@@ -205,6 +215,9 @@ struct model_input {
       if (!architecture)
         throw tenon::file_error(file->name(), "is of the architecture '" + std::string(name) +
                                                   "', whose names in safetensors are not known. Fix: convert to gguf.");
+      if (file->tensors().count("blk.0.ffn_gate_inp.weight"))
+        throw tenon::file_error(
+            file->name(), "is a mixture of experts, which goes to gguf only. Fix: the folder that it was made of.");
       config = config_of_gguf(*file, *architecture);
     }
   }
@@ -227,12 +240,27 @@ index_t heads_of(model_input const& in, weight_change change) {
   return value->get<index_t>();
 }
 
+/// GGUF has the experts of a layer in one tensor.
+void add_expert(model_input const& in, std::vector<conversion>& all, conversion c, std::size_t expert) {
+  auto whole = std::find_if(all.begin(), all.end(), [&](auto const& other) { return other.name == c.name; });
+  if (whole == all.end()) {
+    c.shape.insert(c.shape.begin(), 0);
+    whole = all.insert(all.end(), c);
+  }
+  if (c.from.cols != whole->from.cols || c.from.rows != whole->from.rows || c.from.format != whole->from.format)
+    throw tenon::file_error(in.name(), "has experts that differ in '" + c.name + "'. Fix: use the whole model.");
+  if (whole->experts.size() <= expert) whole->experts.resize(expert + 1);
+  whole->experts[expert] = c.from;
+  whole->shape[0] = index_t(whole->experts.size());
+}
+
 std::vector<conversion> plan(model_input const& in, arguments const& a) {
   weight_format const wanted = format_named(a.type);
   bool const to_gguf = a.to == "gguf", renames = !(in.file && to_gguf);
   std::vector<conversion> all;
   for (std::string_view const tensor : in.names()) {
-    conversion c{std::string(tensor), in.shape(tensor), {}, {}, 1, to_gguf, {}};
+    conversion c{std::string(tensor), in.shape(tensor), {}, {}, {}, 1, to_gguf, {}};
+    int expert = -1;
     if (renames) {
       auto const renamed = to_gguf ? models::gguf_weight_name(*in.architecture, tensor)
                                    : models::hf_weight_name(*in.architecture, tensor);
@@ -242,6 +270,7 @@ std::vector<conversion> plan(model_input const& in, arguments const& a) {
                                                " that can be converted. Fix: use the model's own converter.");
       c.name = renamed->name;
       c.change = renamed->change;
+      expert = renamed->expert;
     }
     if (c.change == weight_change::left_out) continue;
     if (c.change == weight_change::transposed && (in.is_checkpoint || c.shape.size() == 1))
@@ -256,8 +285,13 @@ std::vector<conversion> plan(model_input const& in, arguments const& a) {
                                              io::shape_text(c.shape) +
                                              ", which does not fit the model. Fix: use the folder of one whole model.");
     if (c.change == weight_change::transposed) std::swap(c.shape[0], c.shape[1]);
-    all.push_back(std::move(c));
+    if (expert >= 0) add_expert(in, all, std::move(c), std::size_t(expert));
+    else all.push_back(std::move(c));
   }
+  for (auto const& c : all)
+    for (auto const& e : c.experts)
+      if (e.empty())
+        throw tenon::file_error(in.name(), "has not all experts of '" + c.name + "'. Fix: use the whole model.");
   bool const is_tied =
       std::none_of(all.begin(), all.end(), [](conversion const& c) { return c.name == "output.weight"; });
   for (auto& c : all) c.format = to_gguf ? format_in_gguf(c.name, c.shape, wanted, is_tied) : wanted;
@@ -271,6 +305,7 @@ io::gguf_metadata metadata_for(model_input const& in, arguments const& a, std::v
       if (key.substr(0, 6) != "split.") m.set(key, value);
   } else {
     set_shape(m, in.config, *in.architecture, in.name());
+    if (in.architecture->family == models::bert_names) set_pooling(m, a.input / "1_Pooling" / "config.json");
     io::path const folder = std::filesystem::absolute(a.input).lexically_normal();
     m.set("general.name", (folder.has_filename() ? folder : folder.parent_path()).filename().string());
     auto const embedding =

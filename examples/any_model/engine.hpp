@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file The engine of the examples, for a model of any kind. What takes time to compile is in engine.cpp and
-/// kernels.cpp, once.
+/// @file The engine of the examples, for a model of any kind, and the embedder. What takes time to compile is in engine.cpp
+/// and kernels.cpp, once.
+#include <tenon/infer/embedder.hpp>
 #include <tenon/infer/engine.hpp>
 
 #include "kernels.hpp"
@@ -14,5 +15,6 @@ extern template infer::bound_model infer::bind_model<models::any, any_engine::ar
                                                      comm::self>(exec::host_context&, infer::model_file const&,
                                                                  nn::weight_source&, engine_options&,
                                                                  comm::mesh<comm::self>*);
+extern template class embedder<>;
 
 }  // namespace tenon

@@ -26,6 +26,10 @@ class calibration final : tenon::nn::weight_source, tenon::nn::input_watcher {
  public:
   calibration(tenon::exec::host_context& context, io::path const& model, io::path const& text)
       : exec(context), file(model), weights(context, file) {
+    if (file.has_experts())
+      throw tenon::file_error(model.string(),
+                              "is a mixture of experts, and few tokens of a text come to each. Fix: "
+                              "convert it without --calibrate.");
     index_t const longest =
         tenon::infer::with_model(file, [](auto, auto const& shape) { return std::min<index_t>(512, shape.context); });
     auto const chunks = tenon::chunks_of(text, file.tokenizer(), longest);

@@ -2,6 +2,7 @@
 #pragma once
 // What a model is besides its weights: config.json, or state.json of train_gpt, to the keys of GGUF and back.
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -10,6 +11,7 @@
 #include <tenon/core/error.hpp>
 #include <tenon/core/view.hpp>
 #include <tenon/io/gguf_writer.hpp>
+#include <tenon/io/hf_folder.hpp>
 #include <tenon/models/names.hpp>
 
 namespace convert {
@@ -22,9 +24,10 @@ namespace models = tenon::models;
 /// The config.json that a checkpoint of train_gpt would have, from its state.json.
 inline json config_of_checkpoint(json const& state, std::string const& file) {
   std::string const model = state.value("model", "");
-  if (model != "gpt2" && model != "llama")
-    throw tenon::file_error(file,
-                            "is of a model '" + model + "', which has no GGUF names here. Fix: a gpt2 or a llama.");
+  bool const is_mixture = model == "mixtral";
+  if (model != "gpt2" && model != "llama" && !is_mixture)
+    throw tenon::file_error(
+        file, "is of a model '" + model + "', which has no GGUF names here. Fix: a gpt2, a llama or a mixtral.");
   auto const& c = state.at("config");
   auto const number = [&](char const* name) { return c.at(name).get<index_t>(); };
   index_t const width = number("width");
@@ -39,7 +42,11 @@ inline json config_of_checkpoint(json const& state, std::string const& file) {
                 {"n_inner", number("hidden") ? number("hidden") : 4 * width}});
     return out;
   }
-  out.update({{"model_type", c.at("qkv_bias").get<bool>() ? "qwen2" : "llama"},
+  if (is_mixture)
+    out.update({{"num_local_experts", number("experts")}, {"num_experts_per_tok", number("experts_per_token")}});
+  out.update({{"model_type", is_mixture                     ? "mixtral"
+                             : c.at("qkv_bias").get<bool>() ? "qwen2"
+                                                            : "llama"},
               {"max_position_embeddings", number("context")},
               {"hidden_size", width},
               {"num_hidden_layers", number("layers")},
@@ -84,6 +91,7 @@ inline void complete(json& config, models::architecture_name const& a, std::stri
     set("layer_norm_epsilon", 1e-5);
     return;
   }
+  if (a.family == models::bert_names) return set("layer_norm_eps", 1e-12);
   bool const is_gemma = a.family == models::gemma_names;
   if (config.contains("num_attention_heads")) {
     if (config["num_attention_heads"].get<index_t>() < 1)
@@ -105,7 +113,7 @@ inline void set_shape(io::gguf_metadata& metadata, json const& config, models::a
     if (!(n.families & a.family)) continue;
     auto const value = config.find(std::string(n.hf));
     bool const there = value != config.end() && !value->is_null();
-    if (!there && (n.hf == "sliding_window" || n.hf == "vocab_size")) continue;
+    if (!there && n.may_lack) continue;
     if (!there || !value->is_number())
       throw tenon::file_error(file,
                               "has no number '" + std::string(n.hf) + "'. Fix: use the config.json of the model.");
@@ -113,12 +121,19 @@ inline void set_shape(io::gguf_metadata& metadata, json const& config, models::a
     if (n.is_real) metadata.set(key, value->get<float>());
     else metadata.set(key, value->get<std::uint32_t>());
   }
-  if (a.family != models::gpt2_names)
+  if (config.contains("head_dim"))
     metadata.set(std::string(a.gguf) + ".rope.dimension_count", config.at("head_dim").get<std::uint32_t>());
   if (json const scaling = config.value("rope_scaling", json()); !scaling.is_null()) {
     metadata.set(std::string(a.gguf) + ".rope.scaling.type", "linear");
     metadata.set(std::string(a.gguf) + ".rope.scaling.factor", scaling.at("factor").get<float>());
   }
+}
+
+/// How an encoder makes one vector of a text, as sentence-transformers writes it down.
+inline void set_pooling(io::gguf_metadata& metadata, io::path const& description) {
+  json const said = std::filesystem::exists(description) ? io::read_json_object(description) : json::object();
+  metadata.set("bert.attention.causal", false);
+  metadata.set("bert.pooling_type", std::uint32_t(said.value("pooling_mode_cls_token", false) ? 2 : 1));
 }
 
 /// The config.json of a GGUF file.
@@ -139,6 +154,7 @@ inline json config_of_gguf(io::gguf_file const& file, models::architecture_name 
                                 std::pair("eos_token_id", "tokenizer.ggml.eos_token_id")})
     if (auto const id = file.find_value<std::int64_t>(key)) config[hf] = *id;
   if (a.family == models::gpt2_names) config["activation_function"] = "gelu_new";
+  else if (a.family == models::bert_names) config["hidden_act"] = "gelu";
   else if (a.family != models::gemma_names) config["hidden_act"] = "silu";
   else
     config.update({{"hidden_activation", "gelu_pytorch_tanh"},

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 // The tokenizer of a folder as keys of GGUF.
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <tenon/text/byte_vocabulary.hpp>
@@ -28,6 +30,15 @@ struct vocabulary {
   }
 };
 
+/// @error file_error when the model has no such token
+inline std::size_t id_of(json const& id, std::size_t count, std::string const& file) {
+  auto const i = id.get<std::size_t>();
+  if (i >= count)
+    throw tenon::file_error(file, "has a token " + std::to_string(i) + ", but the model has " + std::to_string(count) +
+                                      ". Fix: use the tokenizer of this model.");
+  return i;
+}
+
 /// The bytes themselves, which train_gpt learns: a byte-level BPE without merges. Byte 0 stands between documents.
 inline void set_byte_tokens(io::gguf_metadata& metadata, std::size_t count) {
   auto const bytes = tenon::text::byte_vocabulary();
@@ -45,22 +56,39 @@ inline void set_byte_tokens(io::gguf_metadata& metadata, std::size_t count) {
   metadata.set("tokenizer.ggml.add_bos_token", false);
 }
 
+/// A tokenizer.json that holds a WordPiece of lower case. What begins a word is marked, what goes on is not.
+inline void set_word_pieces(io::gguf_metadata& metadata, json const& tokenizer, std::size_t count,
+                            std::string const& file) {
+  json const normalizer = tokenizer.value("normalizer", json());
+  if (!normalizer.is_object() || !normalizer.value("lowercase", false))
+    throw tenon::file_error(file, "keeps upper case, which a GGUF file of a bert does not. Fix: --no-tokenizer.");
+  vocabulary v;
+  for (auto const& [text, id] : tokenizer.at("model").at("vocab").items())
+    v.put(id_of(id, count, file), text.rfind("##", 0) == 0 ? text.substr(2) : "\xe2\x96\x81" + text, normal);
+  for (auto const& t : tokenizer.value("added_tokens", json::array()))
+    v.put(id_of(t.at("id"), count, file), t.at("content").get<std::string>(), control);
+  metadata.set("tokenizer.ggml.model", "bert");
+  metadata.set("tokenizer.ggml.tokens", v.tokens);
+  metadata.set("tokenizer.ggml.token_type", v.types);
+  for (auto const& [text, key] : {std::pair("[UNK]", "unknown"), std::pair("[CLS]", "cls"),
+                                  std::pair("[SEP]", "seperator"), std::pair("[PAD]", "padding")})
+    if (auto const at = std::find(v.tokens.begin(), v.tokens.end(), text); at != v.tokens.end())
+      metadata.set(std::string("tokenizer.ggml.") + key + "_token_id", std::uint32_t(at - v.tokens.begin()));
+}
+
 /// A tokenizer.json that holds a BPE: of bytes, with its merges; or of characters with byte fallback, as SentencePiece
 /// has it, where the rank of the merge that makes a token is its score.
 inline void set_tokenizer(io::gguf_metadata& metadata, json const& tokenizer, json const& config, std::size_t count,
                           std::string const& file) {
   auto const& model = tokenizer.at("model");
+  if (model.value("type", "") == "WordPiece") return set_word_pieces(metadata, tokenizer, count, file);
   if (model.value("type", "BPE") != "BPE" || !model.contains("merges"))
     throw tenon::file_error(file, "holds no BPE but a '" + model.value("type", "?") +
                                       "'. Fix: use the converter of llama.cpp for this model, or --no-tokenizer.");
   bool const is_spm = model.value("byte_fallback", false);
   vocabulary v;
   auto const put = [&](json const& id, std::string const& text, token_type type) {
-    auto const i = id.get<std::size_t>();
-    if (i >= count)
-      throw tenon::file_error(file, "has a token " + std::to_string(i) + ", but the model has " +
-                                        std::to_string(count) + ". Fix: use the tokenizer of this model.");
-    v.put(i, text, type);
+    v.put(id_of(id, count, file), text, type);
   };
   for (auto const& [text, id] : model.at("vocab").items()) {
     bool const is_byte = is_spm && text.size() == 6 && text.rfind("<0x", 0) == 0;

@@ -4,6 +4,7 @@
 #include <tenon/infer/beam_search.hpp>
 #include <tenon/infer/bind.hpp>
 #include <tenon/infer/draft_model.hpp>
+#include <tenon/infer/embedder.hpp>
 #include <tenon/infer/engine.hpp>
 #include <tenon/infer/host_ops.hpp>
 #include <tenon/infer/kv_storage.hpp>

@@ -5,6 +5,7 @@
 #include <tenon/nn/combinators.hpp>
 #include <tenon/nn/context_attention.hpp>
 #include <tenon/nn/embedding.hpp>
+#include <tenon/nn/encoder.hpp>
 #include <tenon/nn/expert_exchange.hpp>
 #include <tenon/nn/linear.hpp>
 #include <tenon/nn/mlp.hpp>

@@ -299,7 +299,7 @@ refused("there is no such file", path("none"), path("x.gguf"))
 refused("is not a GGUF file", path("llama", "config.json"), path("x.gguf"))
 refused("tensor 'extra' is none of the weights",
         write_model("extra", dict(SHAPE, model_type="llama"), dict(llama, extra=numbers(2))), path("x.gguf"))
-refused("model_type 'bert'", write_model("bert", {"model_type": "bert"}, {"a": numbers(2)}), path("x.gguf"))
+refused("model_type 't5'", write_model("t5", {"model_type": "t5"}, {"a": numbers(2)}), path("x.gguf"))
 less = {k: v for k, v in dict(SHAPE, model_type="llama").items() if k != "hidden_size"}
 refused("no number 'hidden_size'", write_model("shapeless", less, llama), path("x.gguf"))
 refused("rope_scaling", write_model("scaled", dict(SHAPE, model_type="llama", rope_scaling={"type": "yarn"}), llama),

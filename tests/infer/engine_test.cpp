@@ -27,6 +27,7 @@
 #include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/trainer.hpp>
 
@@ -49,6 +50,7 @@ using namespace tenon;
 
 namespace {
 
+using any_engine = engine<models::any>;
 constexpr index_t length = 96, vocabulary = 67;
 using gpt = models::gpt2<gpt2_config{.layers = 2, .width = 48, .heads = 3, .context = 128, .vocabulary = vocabulary}>;
 using llama = models::llama<llama_config{.layers = 2,
@@ -70,6 +72,16 @@ using gemma = models::gemma3<gemma3_config{.layers = 4,
                                            .vocabulary = vocabulary,
                                            .window = 20,
                                            .pattern = 3}>;
+using mixture = models::mixtral<mixtral_config{.layers = 2,
+                                               .width = 48,
+                                               .heads = 6,
+                                               .kv_heads = 2,
+                                               .hidden = 64,
+                                               .context = 128,
+                                               .vocabulary = vocabulary,
+                                               .experts = 5,
+                                               .head_width = 16,
+                                               .head_norm = true}>;
 
 std::vector<std::int32_t> words(index_t n, std::int32_t seed) {
   std::vector<std::int32_t> t;
@@ -146,11 +158,11 @@ std::vector<outcome> serve(Engine& e, std::vector<infer::generation> const& all)
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the engine's logits are the trainer's, in whole and in chunks", Model, gpt, llama, gemma) {
+TEST_CASE_TEMPLATE("the engine's logits are the trainer's, in whole and in chunks", Model, gpt, llama, gemma, mixture) {
   auto const& from = checkpoint_of<Model>();
   auto const tokens = words(length, 1);
   for (index_t budget : {index_t(512), index_t(7)}) {
-    engine<models::any> e{from.folder, {.longest = 128, .token_budget = budget, .max_sequences = 4, .threads = 2}};
+    any_engine e{from.folder, {.longest = 128, .token_budget = budget, .max_sequences = 4, .threads = 2}};
     for (index_t n : {index_t(1), index_t(20), index_t(21), index_t(64), length}) {
       std::vector<float> logits;
       e.submit({.prompt = {tokens.begin(), tokens.begin() + n}, .max_tokens = 1, .wants_log_probabilities = true},
@@ -167,20 +179,20 @@ TEST_CASE_TEMPLATE("the engine's logits are the trainer's, in whole and in chunk
   }
 }
 
-TEST_CASE_TEMPLATE("a request gets the same bits alone and in any company", Model, llama, gemma) {
+TEST_CASE_TEMPLATE("a request gets the same bits alone and in any company", Model, llama, gemma, mixture) {
   auto const& folder = checkpoint_of<Model>().folder;
   auto const all = requests();
   std::vector<outcome> alone;
   for (auto const& r : all) {
-    engine<Model> e{folder, {.longest = 128, .threads = 1}};
+    any_engine e{folder, {.longest = 128, .threads = 1}};
     alone.push_back(serve(e, {r})[0]);
   }
   auto const check = [&](auto&& e) {
     CHECK(serve(e, all) == alone);
     CHECK(serve(e, all) == alone);  // now with prefixes that are known
   };
-  check(engine<Model>{folder, {.longest = 128, .threads = 2}});
-  check(engine<Model>{folder, {.longest = 128, .token_budget = 8, .max_sequences = 5, .threads = 2}});
+  check(any_engine{folder, {.longest = 128, .threads = 2}});
+  check(any_engine{folder, {.longest = 128, .token_budget = 8, .max_sequences = 5, .threads = 2}});
   if constexpr (std::same_as<Model, gemma>) {
     check(engine<Model, kv::paged<32>>{folder, {.longest = 128, .token_budget = 9, .max_sequences = 3, .threads = 1}});
     check(engine<Model, kv::contiguous>{folder, {.longest = 128, .threads = 1}});
@@ -192,8 +204,8 @@ TEST_CASE_TEMPLATE("a request gets the same bits alone and in any company", Mode
                              .max_sequences = 7,
                              .swap_tokens = 80,
                              .threads = 1};
-  check(engine<Model>{folder, tight});
-  check(engine<Model, preemption::swap>{folder, tight});
+  check(any_engine{folder, tight});
+  check(engine<models::any, preemption::swap>{folder, tight});
 }
 
 TEST_CASE("speculation changes the number of steps and nothing else") {
@@ -243,15 +255,15 @@ TEST_CASE("speculation changes the number of steps and nothing else") {
 }
 
 TEST_CASE("tensor ranks give the bits of one") {
-  auto const& folder = checkpoint_of<llama>().folder;
+  auto const& folder = checkpoint_of<mixture>().folder;
   auto const all = requests();
-  engine<llama> one{folder, {.longest = 128, .threads = 1}};
+  engine<mixture> one{folder, {.longest = 128, .threads = 1}};
   auto const alone = serve(one, all);
   auto guessed = all;
   for (auto& r : guessed) r.drafts = 3;
   std::vector<std::vector<outcome>> by_rank(2), with_drafts(2);
   comm::threads::run(2, [&](comm::threads& world) {
-    engine<llama, tensor<2>, comm::threads> e{
+    engine<mixture, tensor<2>, comm::threads> e{
         world,
         folder,
         {.longest = 128, .token_budget = 20, .max_sequences = 4, .draft_model = folder}};
@@ -263,7 +275,7 @@ TEST_CASE("tensor ranks give the bits of one") {
 }
 
 TEST_CASE("samples of one prompt differ, and each is what it is alone") {
-  engine<models::any> e{checkpoint_of<llama>().folder, {.longest = 128, .threads = 1}};
+  any_engine e{checkpoint_of<llama>().folder, {.longest = 128, .threads = 1}};
   std::map<index_t, std::vector<std::int32_t>> samples;
   auto const ask = [&](index_t n) {
     samples.clear();
@@ -283,7 +295,7 @@ TEST_CASE("samples of one prompt differ, and each is what it is alone") {
 }
 
 TEST_CASE("requests that cannot be served are refused, and the others go on") {
-  engine<models::any> e{checkpoint_of<gpt>().folder, {.longest = 64, .threads = 1}};
+  any_engine e{checkpoint_of<gpt>().folder, {.longest = 64, .threads = 1}};
   auto const nobody = [](infer::new_token const&) { return true; };
   int came = 0;
   e.submit({.prompt = {1, 2, 3}, .max_tokens = 5}, [&](infer::new_token const&) { return ++came > 0; });
@@ -307,7 +319,7 @@ TEST_CASE("requests that cannot be served are refused, and the others go on") {
 }
 
 TEST_CASE("a sink may submit, cancel and throw, and a request that forbids every token ends alone") {
-  engine<models::any> e{checkpoint_of<gpt>().folder, {.longest = 64, .threads = 1}};
+  any_engine e{checkpoint_of<gpt>().folder, {.longest = 64, .threads = 1}};
   auto const run = [&] {
     while (e.step()) {
     }

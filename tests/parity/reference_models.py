@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Llama, Qwen 2, Qwen 3, Gemma 3 and GPT-2 in plain PyTorch, written from their papers and the published checkpoints.
+"""Llama, Mixtral, Qwen 2 and 3, Gemma 3, GPT-2 and BERT in plain PyTorch, written from their papers and the published checkpoints.
 
 A model is a shape, with the names of its config.json, and a dictionary of weights, with theirs. Norms of Gemma are the
 factor less 1, as there.
 """
+import json
 import math
+import struct
 
 import torch
 import torch.nn.functional as F
 
 
-def attention(q, k, v, window):
+def attention(q, k, v, window, causal=True):
     """@shape q [heads, t, width]  k, v [kv_heads, t, width]"""
     t, group = q.shape[1], q.shape[0] // k.shape[0]
     k, v = (x.repeat_interleave(group, dim=0) for x in (k, v))
     distance = torch.arange(t)[:, None] - torch.arange(t)[None, :]
-    hidden = (distance < 0) | (distance >= (window or t))
+    hidden = causal & (distance < 0) | (distance >= (window or t))
     scores = (q @ k.transpose(1, 2)) / math.sqrt(q.shape[2])
     return (scores.masked_fill(hidden, -math.inf).softmax(-1) @ v).transpose(0, 1).flatten(1)
 
@@ -47,10 +49,23 @@ def rms_norm(x, weight, epsilon):
 
 
 def decoder(shape, w, tokens):
-    """Llama, Qwen 2, Qwen 3, Gemma 3: what goes into the head, and the head."""
+    """Llama, Mixtral, Qwen 2, Qwen 3, Gemma 3: what goes into the head, and the head."""
     gemma = shape["model_type"] == "gemma3_text"
     norm = lambda x, name: rms_norm(x, w[name + ".weight"] + gemma, shape["rms_norm_eps"])
     linear = lambda x, name: F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
+    activation = lambda x: F.gelu(x, approximate="tanh") if gemma else F.silu(x)
+
+    def mlp(x, name, gate="gate_proj", up="up_proj", down="down_proj"):
+        return linear(activation(linear(x, f"{name}.{gate}")) * linear(x, f"{name}.{up}"), f"{name}.{down}")
+
+    def mixture(x, name, *names):
+        """All experts of all tokens, times their weights: those of the most probable ones over their sum, else 0."""
+        probable = linear(x, name + ".gate").softmax(-1)
+        least = probable.topk(shape["num_experts_per_tok"]).values[:, -1:]
+        weights = probable * (probable >= least)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return sum(weights[:, e:e + 1] * mlp(x, f"{name}.experts.{e}", *names) for e in range(weights.shape[1]))
+
     width, heads = shape["head_dim"], lambda x: x.unflatten(1, (-1, shape["head_dim"])).transpose(0, 1)
     x = w["model.embed_tokens.weight"][tokens] * (math.sqrt(shape["hidden_size"]) if gemma else 1)
     for i in range(shape["num_hidden_layers"]):
@@ -66,9 +81,10 @@ def decoder(shape, w, tokens):
         h = linear(attention(rotate(q, f), rotate(k, f), v, window), layer + "self_attn.o_proj")
         x = x + (norm(h, layer + "post_attention_layernorm") if gemma else h)
         h = norm(x, layer + ("pre_feedforward_layernorm" if gemma else "post_attention_layernorm"))
-        gate = linear(h, layer + "mlp.gate_proj")
-        gate = F.gelu(gate, approximate="tanh") if gemma else F.silu(gate)
-        h = linear(gate * linear(h, layer + "mlp.up_proj"), layer + "mlp.down_proj")
+        if shape["model_type"] == "mixtral":
+            h = mixture(h, layer + "block_sparse_moe", "w1", "w3", "w2")
+        else:
+            h = (mixture if shape["model_type"] == "qwen3_moe" else mlp)(h, layer + "mlp")
         x = x + (norm(h, layer + "post_feedforward_layernorm") if gemma else h)
     return norm(x, "model.norm"), w.get("lm_head.weight", w["model.embed_tokens.weight"])
 
@@ -86,12 +102,56 @@ def gpt2(shape, w, tokens):
     return norm(x, "ln_f"), w["wte.weight"]
 
 
+def bert(shape, w, tokens):
+    norm = lambda x, name: F.layer_norm(x, x.shape[1:], w[name + ".weight"], w[name + ".bias"], shape["layer_norm_eps"])
+    linear = lambda x, name: F.linear(x, w[name + ".weight"], w[name + ".bias"])
+    heads = lambda x: x.unflatten(1, (shape["num_attention_heads"], -1)).transpose(0, 1)
+    words, places, types = (w[f"embeddings.{n}_embeddings.weight"] for n in ("word", "position", "token_type"))
+    x = norm(words[tokens] + types[0] + places[: len(tokens)], "embeddings.LayerNorm")
+    for i in range(shape["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}."
+        q, k, v = (heads(linear(x, f"{layer}attention.self.{n}")) for n in ("query", "key", "value"))
+        h = linear(attention(q, k, v, None, causal=False), layer + "attention.output.dense")
+        x = norm(x + h, layer + "attention.output.LayerNorm")
+        h = linear(F.gelu(linear(x, layer + "intermediate.dense")), layer + "output.dense")
+        x = norm(x + h, layer + "output.LayerNorm")
+    return x
+
+
+@torch.no_grad()
+def embedding(shape, weights, tokens, pooling):
+    """@shape result [width]"""
+    states = bert(shape, weights, torch.as_tensor(tokens))
+    v = states[0] if pooling == "cls" else states.mean(0)
+    return v / v.norm()
+
+
 @torch.no_grad()
 def log_probabilities(shape, weights, tokens, first):
     """What follows each of the tokens from the place `first` on. @shape result [t - first, vocabulary]"""
     model = gpt2 if shape["model_type"] == "gpt2" else decoder
     hidden, head = model(shape, weights, torch.as_tensor(tokens))
     return (hidden[first:] @ head.T).log_softmax(-1)
+
+
+def write_safetensors(path, weights):
+    header, data = {}, b""
+    for name, t in weights.items():
+        content = t.numpy().astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def read_safetensors(path):
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        data = bytearray(file.read())
+    return {name: torch.frombuffer(data, dtype=torch.float32, offset=t["data_offsets"][0],
+                                   count=math.prod(t["shape"])).reshape(t["shape"])
+            for name, t in header.items() if name != "__metadata__" and t["dtype"] == "F32"}
 
 
 def read_gemma_gguf(path):

@@ -4,6 +4,7 @@
 #include <tenon/ops/host/activation.hpp>
 #include <tenon/ops/host/elementwise.hpp>
 #include <tenon/ops/host/linear.hpp>
+#include <tenon/ops/host/moe.hpp>
 #include <tenon/ops/host/norm.hpp>
 #include <tenon/ops/host/paged_attention.hpp>
 #include <tenon/ops/host/rope.hpp>

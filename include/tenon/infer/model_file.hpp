@@ -22,9 +22,11 @@
 #include <tenon/io/hf_folder.hpp>
 #include <tenon/io/mapped_file.hpp>
 #include <tenon/io/weight_source.hpp>
+#include <tenon/models/bert.hpp>
 #include <tenon/models/gemma.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
+#include <tenon/models/mixtral.hpp>
 #include <tenon/models/names.hpp>
 #include <tenon/nn/stored.hpp>
 #include <tenon/ops/host/linear.hpp>
@@ -78,16 +80,26 @@ class model_file {
   std::optional<found_weight> find(std::string const& name) const {
     if (gguf()) {
       auto const renamed = models::gguf_weight_name(*family, name);
-      auto const view = renamed ? gguf()->find(renamed->name) : std::nullopt;
-      return view ? std::optional(found_weight{*view}) : std::nullopt;
+      auto view = renamed ? gguf()->find(renamed->name) : std::nullopt;
+      if (!view) return {};
+      if (renamed->expert >= 0) {
+        auto const& all = gguf()->tensors().at(renamed->name).shape;  // [experts, rows, cols]
+        if (all.size() != 3 || renamed->expert >= all[0]) return {};
+        *view = {view->format, view->row(renamed->expert * all[1]), all[1], all[2]};
+      }
+      return found_weight{*view};
     }
     auto const& folder = std::get<io::hf_folder>(files);
-    for (char const* prefix : {"", "transformer.", "language_model."})
-      if (auto const view = folder.find(prefix + name)) {
+    for (std::string_view const prefix : models::whole_model_prefixes)
+      if (auto const view = folder.find(std::string(prefix) + name)) {
         auto const renamed = models::gguf_weight_name(*family, name);
         return found_weight{*view, is_checkpoint || !renamed ? models::weight_change::none : renamed->change};
       }
     return {};
+  }
+  /// The mlps are mixtures of experts.
+  bool has_experts() const {
+    return find("model.layers.0.block_sparse_moe.gate.weight") || find("model.layers.0.mlp.gate.weight");
   }
   /// What one token needs of the weights. To generate it, all are read but a token table that is not the output matrix
   /// too; of a prompt, each token is multiplied with the layers.
@@ -96,6 +108,9 @@ class model_file {
   };
   weight_sums weights_per_token() const {
     weight_sums sums;
+    auto const mixture =
+        has_experts() ? config<mixtral_config>() : mixtral_config{.experts = 1, .experts_per_token = 1};
+    double const used_experts = double(mixture.experts_per_token) / double(mixture.experts);
     auto const add = [&](auto const& source) {
       auto const is_output = [](std::string_view n) { return n == "output.weight" || n == "lm_head.weight"; };
       auto const names = source.names();
@@ -104,8 +119,10 @@ class model_file {
         auto const w = *source.find(name);
         bool const is_table =
             name == "token_embd.weight" || name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
-        if (tied || !is_table) sums.bytes_generating += double(w.rows * w.row_bytes());
-        if (!is_table && !is_output(name)) sums.values_of_layers += double(w.rows * w.cols);
+        bool const is_expert = name.find("_exps.") != name.npos || name.find(".experts.") != name.npos;
+        double const rows = double(w.rows) * (is_expert ? used_experts : 1);
+        if (tied || !is_table) sums.bytes_generating += rows * double(w.row_bytes());
+        if (!is_table && !is_output(name)) sums.values_of_layers += rows * double(w.cols);
       }
     };
     if (gguf()) add(*gguf());
@@ -113,12 +130,22 @@ class model_file {
     return sums;
   }
   /// Makes a network of this shape read the file's weights as they are, GGUF having the rotary pairs of a Llama side by
-  /// side, and turn them as slowly as the file says.
+  /// side, and turn them as slowly as the file says. No expert turns a token away: how many come is no matter of one
+  /// request.
   /// @error file_error when rotary positions are scaled in a way that is not supported
   template <class Network>
   void adapt(Network& net) const {
     reading([&] {
       for (auto& layer : net.layers.layers) {
+        if constexpr (requires { layer.second.inner.capacity_factor; }) {
+          auto& mixture = layer.second.inner;
+          mixture.capacity_factor = 0;
+          if (family->family == models::qwen_names) {
+            layer.second.inner_name = "mlp";
+            mixture.up.pieces[0].name = "gate_proj", mixture.up.pieces[1].name = "up_proj";
+            mixture.down.pieces[0].name = "down_proj";
+          }
+        }
         auto& attention = layer.first.inner;
         if (attention.rope.base == 0) continue;
         if (gguf() && family->gguf == "llama") attention.rope.pairing = ops::rope_pairing::interleaved;
@@ -145,6 +172,25 @@ class model_file {
     for (char const* name : {"<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>"})
       if (auto const id = words.find(name); id != text::no_token && words.is_special(id)) add(id);
     return ends;
+  }
+  /// What the file of an encoder says of how it takes texts: at most so many tokens of each, and whether the state of the
+  /// first one stands for all. @source the folders of sentence-transformers
+  struct text_use {
+    std::optional<index_t> longest{};
+    bool takes_first = false;
+  };
+  text_use use_of_texts() const {
+    text_use use;
+    reading([&] {
+      if (gguf()) return void(use.takes_first = gguf()->find_value<int>("bert.pooling_type").value_or(1) == 2);
+      auto const part = [&](char const* name) {
+        return std::filesystem::exists(place / name) ? io::read_json_object(place / name) : nlohmann::json::object();
+      };
+      auto const described = part("sentence_bert_config.json");
+      if (described.contains("max_seq_length")) use.longest = described.at("max_seq_length").get<index_t>();
+      use.takes_first = part("1_Pooling/config.json").value("pooling_mode_cls_token", false);
+    });
+    return use;
   }
   /// A checkpoint without a tokenizer whose vocabulary is 256 reads bytes, as train_gpt trains it.
   /// @error file_error when there is no tokenizer, or it is of a kind that is not supported
@@ -270,12 +316,19 @@ class model_file {
   }
   /// Refuses what a file can ask for and these models do not do.
   void check_kind() const {
-    bool const is_gated_silu = family->family & (models::llama_names | models::qwen_names);
+    auto const is_its_own = [&](std::string const& activation) {
+      if (family->family & (models::llama_names | models::qwen_names)) return activation == "silu";
+      if (family->family == models::bert_names) return activation == "gelu";
+      return activation == "gelu_pytorch_tanh" || activation == "gelu_new";
+    };
     for (char const* name : {"hidden_act", "hidden_activation", "activation_function"})
-      if (auto const kind = shape.find(name); kind != shape.end() && kind->is_string())
-        if (is_gated_silu ? *kind != "silu" : *kind != "gelu_pytorch_tanh" && *kind != "gelu_new")
-          refuse(std::string("has the ") + name + " '" + kind->get<std::string>() + "'");
+      if (auto const kind = shape.find(name); kind != shape.end() && kind->is_string() && !is_its_own(*kind))
+        refuse(std::string("has the ") + name + " '" + kind->get<std::string>() + "'");
+    if (std::string const places = shape.value("position_embedding_type", "absolute"); places != "absolute")
+      refuse("has the position_embedding_type '" + places + "'");
     if (find_number("partial_rotary_factor").value_or(1) != 1) refuse(part_of_head);
+    if (family->model_type == "qwen3_moe" && !gguf() && !shape.value("norm_topk_prob", false))
+      refuse("weighs experts by numbers whose sum is not 1");
     auto const scale = find_number("query_pre_attn_scalar");
     bool const is_27b = gguf() && family->family == models::gemma_names && find_number("num_hidden_layers") == 62;
     if (is_27b || (scale && *scale != find_number("head_dim").value_or(256)))
@@ -319,11 +372,11 @@ class model_file {
       refuse(std::string("says that ") + name + " is " + std::to_string(n));
     return index_t(n);
   }
-  index_t vocabulary(char const* table) const {
+  index_t rows(char const* table) const {
     auto const found = find(table);
     if (!found)
-      throw file_error(place.string(), std::string("has no table of tokens, '") + table +
-                                           "'. Fix: use a file of the model that is complete.");
+      throw file_error(place.string(),
+                       std::string("has no table '") + table + "'. Fix: use a file of the model that is complete.");
     return found->view.rows;
   }
   void read(gemma3_config& c) const {
@@ -334,21 +387,22 @@ class model_file {
          .head_width = count("head_dim", 256),
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
-         .vocabulary = vocabulary("model.embed_tokens.weight"),
+         .vocabulary = rows("model.embed_tokens.weight"),
          .rope_base = rope_base("rope_theta", "full_attention", 1e6),
          .local_rope_base = rope_base("rope_local_base_freq", "sliding_attention", 1e4),
          .window = count("sliding_window"),
          .pattern = count("sliding_window_pattern", 6),
          .epsilon = float(find_number("rms_norm_eps").value_or(1e-6))};
   }
-  void read(llama_config& c) const {
+  template <class Config>
+  void read_llama(Config& c) const {
     c = {.layers = count("num_hidden_layers"),
          .width = count("hidden_size"),
          .heads = count("num_attention_heads"),
          .kv_heads = count("num_key_value_heads", 0),
          .hidden = count("intermediate_size"),
          .context = count("max_position_embeddings"),
-         .vocabulary = vocabulary("model.embed_tokens.weight"),
+         .vocabulary = rows("model.embed_tokens.weight"),
          .rope_base = rope_base("rope_theta", "full_attention", 1e4),
          .qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value(),
          .tied = !find("lm_head.weight"),
@@ -358,14 +412,31 @@ class model_file {
     bool const windowed = gguf() || shape.value("use_sliding_window", family->model_type == "mistral");
     if (windowed) c.window = count("sliding_window", 0);
   }
+  void read(llama_config& c) const { read_llama(c); }
+  void read(mixtral_config& c) const {
+    read_llama(c);
+    c.hidden = count("moe_intermediate_size", c.hidden);
+    c.experts = count(family->family == models::qwen_names ? "num_experts" : "num_local_experts");
+    c.experts_per_token = count("num_experts_per_tok");
+  }
   void read(gpt2_config& c) const {
     c = {.layers = count("n_layer"),
          .width = count("n_embd"),
          .heads = count("n_head"),
          .context = count("n_positions"),
-         .vocabulary = vocabulary("wte.weight"),
+         .vocabulary = rows("wte.weight"),
          .hidden = count("n_inner", 0),
          .tied = !find("lm_head.weight")};
+  }
+  void read(bert_config& c) const {
+    c = {.layers = count("num_hidden_layers"),
+         .width = count("hidden_size"),
+         .heads = count("num_attention_heads"),
+         .hidden = count("intermediate_size"),
+         .context = count("max_position_embeddings"),
+         .vocabulary = rows("embeddings.word_embeddings.weight"),
+         .types = rows("embeddings.token_type_embeddings.weight"),
+         .epsilon = float(find_number("layer_norm_eps").value_or(1e-12))};
   }
 
   static constexpr index_t most_layers = 65536, most_of_a_dimension = index_t(1) << 31;
@@ -373,7 +444,7 @@ class model_file {
   std::filesystem::path place;
   std::variant<std::monostate, io::gguf_file, io::hf_folder> files;
   models::architecture_name const* family = nullptr;
-  nlohmann::json shape;
+  nlohmann::json shape = nlohmann::json::object();  ///< of a folder
   bool is_checkpoint = false;
 };
 
@@ -381,9 +452,15 @@ class model_file {
 template <class F>
 auto with_model(model_file const& file, F&& f) {
   switch (file.architecture().family) {
+    case models::bert_names:
+      throw file_error(file.path().string(),
+                       "is a bert, which makes a vector of a text and continues none. Fix: tenon::embedder, or the "
+                       "program embed.");
     case models::gemma_names: return f(models::gemma3<>{}, file.config<gemma3_config>());
     case models::gpt2_names: return f(models::gpt2<>{}, file.config<gpt2_config>());
-    default: return f(models::llama<>{}, file.config<llama_config>());
+    default:
+      if (file.has_experts()) return f(models::mixtral<>{}, file.config<mixtral_config>());
+      return f(models::llama<>{}, file.config<llama_config>());
   }
 }
 
@@ -433,7 +510,8 @@ class file_weights final : public nn::weight_source {
   /// The weights of this name; a matrix of GPT-2 may lie in the file turned.
   model_file::found_weight get(std::string const& name, index_t rows, index_t cols) const {
     auto const found = file.find(name);
-    if (found && found->change == models::weight_change::transposed) std::swap(rows, cols);
+    bool const turns = found && found->change == models::weight_change::transposed && rows > 1;  // no bias does
+    if (turns) std::swap(rows, cols);
     io::expect_weights(found ? std::optional(found->view) : std::nullopt, file.path().string(), name, rows, cols);
     return *found;
   }

@@ -5,7 +5,7 @@
 
 namespace tenon {
 
-/// The shape of a Mixtral. All zero: known at run time only.
+/// The shape of a Mixtral, or of a mixture of Qwen 3. All zero: known at run time only.
 /// @source Jiang et al. 2024, arXiv:2401.04088
 struct mixtral_config {
   index_t layers = 0;
@@ -25,6 +25,8 @@ struct mixtral_config {
   float epsilon = 1e-5f;
   index_t window = 0;  ///< sliding window; 0: none
   float dropout = 0;
+  index_t head_width = 0;  ///< 0: width / heads
+  bool head_norm = false;  ///< Qwen 3 normalises the heads of q and k
   bool operator==(mixtral_config const&) const = default;
   /// Calls visit(name, value) for each field, in a fixed order: what a checkpoint writes and compares.
   template <class Self, class Visit>
@@ -35,6 +37,7 @@ struct mixtral_config {
     visit("capacity_factor", c.capacity_factor), visit("auxiliary_weight", c.auxiliary_weight);
     visit("rope_base", c.rope_base), visit("qkv_bias", c.qkv_bias), visit("tied", c.tied);
     visit("epsilon", c.epsilon), visit("window", c.window), visit("dropout", c.dropout);
+    visit("head_width", c.head_width), visit("head_norm", c.head_norm);
   }
 };
 

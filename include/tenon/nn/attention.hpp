@@ -18,7 +18,7 @@ struct rope_options {
   std::vector<float> factors{};  ///< each pair turns so much slower; empty: none
 };
 
-/// Causal self-attention with grouped queries: one fused projection to q, k and v, attention, one projection back.
+/// Self-attention with grouped queries: one fused projection to q, k and v, attention, one projection back.
 /// With `head_norm` each head of q and k is normalised before positions turn it. @source Dehghani et al. 2023,
 /// arXiv:2302.05442
 /// A pass that has a cache attends by itself: to what came before as well.
@@ -27,6 +27,7 @@ struct self_attention {
   int query_heads = 1, kv_heads = 1, head_width = 1;
   index_t window = 0;  ///< 0: every earlier token is seen
   float soft_cap = 0;  ///< 0: none
+  bool causal = true;  ///< no later token is seen
   rope_options rope{};
   std::optional<rms_norm> head_norm{};
   linear qkv{};  ///< pieces q, k and v, or one piece that holds all three
@@ -113,7 +114,7 @@ struct self_attention {
             .kv_heads = kv_heads,
             .head_width = head_width,
             .scale = 1.0f / std::sqrt(float(head_width)),
-            .causal = true,
+            .causal = causal,
             .window = window,
             .soft_cap = soft_cap,
             .query_leaf = round_up(leaf, lanes)};
