@@ -131,6 +131,9 @@ refused("text 1 has 8 tokens more than the 64", "embed", "--model", model, "--te
 (model / "1_Pooling").mkdir()
 (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
 assert vectors(model, [long]) == vectors(model, ["a" * 8], "--pooling", "cls", "--longest", 64)
+(model / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": false, "pooling_mode_max_tokens": true}')
+refused("takes neither the mean of a text's states nor the first one", "embed", "--model", model, "--text", "a")
+shutil.rmtree(model / "1_Pooling")
 
 # What people look at.
 table = program("embed", "--model", model, "--similarity", "--text", "one", "--text", "two", "--text", "one").stdout

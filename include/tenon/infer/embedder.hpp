@@ -59,7 +59,8 @@ struct encoder_pass : nn::pass<exec::host_context, Order, memory::recompute_full
 ///     std::vector<float> vectors(texts.size() * e.width());
 ///     e.embed(texts, tenon::matrix(vectors.data(), texts.size(), e.width()));
 ///
-/// @tparam Ps arithmetic::...   @source Reimers and Gurevych 2019, arXiv:1908.10084   @test tests/parity/embed_test.py
+/// @tparam Ps arithmetic::...   @source Reimers and Gurevych 2019, arXiv:1908.10084
+/// @test tests/infer/model_file_test.cpp, tests/parity/embed_test.py
 template <class... Ps>
 class embedder {
  public:
@@ -86,9 +87,13 @@ class embedder {
     return t;
   }
   /// @shape out [texts, width()]
-  /// @error argument_error when a text has no tokens, too many or others than the vocabulary
+  /// @error argument_error when a text has no tokens, too many or others than the vocabulary, or `out` has another shape
   void embed(std::span<std::vector<std::int32_t> const> texts, matrix_view<float> out) {
     for (auto const& t : texts) check(t);
+    if (out.extent(0) != index_t(texts.size()) || out.extent(1) != width())
+      throw argument_error("tenon::embedder: " + std::to_string(texts.size()) + " vectors of " +
+                           std::to_string(width()) + " do not go to a matrix [" + std::to_string(out.extent(0)) + ", " +
+                           std::to_string(out.extent(1)) + "]. Fix: a row for each text, of width().");
     for (std::size_t first = 0, last = 0; first < texts.size(); first = last) {
       std::size_t count = 0;
       do count += texts[last++].size();
@@ -99,24 +104,24 @@ class embedder {
 
  private:
   nn::encoder network() {
-    auto const c = shape();
-    if (char const* const problem = models::bert::problem(c))
-      throw file_error(file.path().string(), std::string("has a shape that cannot be: ") + problem);
     auto const said = file.use_of_texts();
     if (!settings.pool) settings.pool = said.takes_first ? pooling::cls : pooling::mean;
-    if (settings.longest == 0) settings.longest = std::min(c.context, said.longest.value_or(c.context));
+    if (settings.longest == 0) settings.longest = std::min(config.context, said.longest.value_or(config.context));
     index_t const special = index_t(words.parts().before.size() + words.parts().after.size());
-    if (settings.longest <= special || settings.longest > c.context)
+    if (settings.longest <= special || settings.longest > config.context)
       throw argument_error("tenon::embedder: longest is " + std::to_string(settings.longest) +
-                           ", and the model reads " + std::to_string(special + 1) + " to " + std::to_string(c.context) +
-                           " tokens. Fix: a number between them.");
-    return models::bert::network(c);
+                           ", and the model reads " + std::to_string(special + 1) + " to " +
+                           std::to_string(config.context) + " tokens. Fix: a number between them.");
+    return models::bert::network(config);
   }
   bert_config shape() const {
     if (file.architecture().family != models::bert_names)
       throw file_error(file.path().string(), "is a " + std::string(file.architecture().gguf) +
                                                  ", which continues texts. Fix: tenon::engine, or an encoder (bert).");
-    return file.config<bert_config>();
+    auto const c = file.config<bert_config>();
+    if (char const* const problem = models::bert::problem(c))
+      throw file_error(file.path().string(), std::string("has a shape that cannot be: ") + problem);
+    return c;
   }
   void check(std::vector<std::int32_t> const& text) const {
     if (text.empty() || index_t(text.size()) > longest())
@@ -148,6 +153,7 @@ class embedder {
   embedder_options settings;
   exec::host_context exec;
   infer::file_weights weights;
+  bert_config config;
   text::tokenizer words;
   nn::encoder net;
   nn::encoder::parameters<nn::stored const> parameters;
@@ -163,7 +169,7 @@ template <class... Ps>
 embedder<Ps...>::embedder(std::filesystem::path const& model, embedder_options const& options)
     : file(model), settings(options),
       exec(options.threads > 0 ? options.threads : std::max(1, int(std::thread::hardware_concurrency()))),
-      weights(exec, file), words(file.tokenizer()), net(network()) {
+      weights(exec, file), config(shape()), words(file.tokenizer()), net(network()) {
   nn::binder<nn::stored const> read(weights);
   parameters = net.bind(read);
 }

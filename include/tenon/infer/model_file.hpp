@@ -182,13 +182,21 @@ class model_file {
   text_use use_of_texts() const {
     text_use use;
     reading([&] {
-      if (gguf()) return void(use.takes_first = gguf()->find_value<int>("bert.pooling_type").value_or(1) == 2);
+      constexpr char const* other = "takes neither the mean of a text's states nor the first one";
+      if (gguf()) {
+        int const kind = gguf()->find_value<int>("bert.pooling_type").value_or(1);
+        if (kind > 2) refuse(other);
+        return void(use.takes_first = kind == 2);
+      }
       auto const part = [&](char const* name) {
         return std::filesystem::exists(place / name) ? io::read_json_object(place / name) : nlohmann::json::object();
       };
       auto const described = part("sentence_bert_config.json");
-      if (described.contains("max_seq_length")) use.longest = described.at("max_seq_length").get<index_t>();
-      use.takes_first = part("1_Pooling/config.json").value("pooling_mode_cls_token", false);
+      auto const most = described.find("max_seq_length");
+      if (most != described.end() && most->is_number_integer()) use.longest = most->get<index_t>();
+      auto const pooling = part("1_Pooling/config.json");
+      use.takes_first = pooling.value("pooling_mode_cls_token", false);
+      if (!use.takes_first && !pooling.value("pooling_mode_mean_tokens", true)) refuse(other);
     });
     return use;
   }
