@@ -208,7 +208,7 @@ struct kernel_for<linear_t, device::host> {
     if (x.empty()) {
       auto const made =
           ctx.scratch().allocate_matrix<quantized_block>(a.x.extent(0), a.weight.cols / quantized_block::size);
-      kernel_for<quantize_rows_t, device::host>::run(ctx, {a.x, made});
+      kernel_for<quantize_rows_t, device::host>::run(ctx, quantize_rows_args{a.x, made});
       x = made;
     }
     with_block_format(a.weight.format, [&]<class F>(F) { detail::multiply_blocks<F::value>(ctx, a, x); });
