@@ -342,12 +342,15 @@ TEST_CASE("a sink may submit, cancel and throw, and a request that forbids every
     return true;
   });
   endless = e.submit({.prompt = {5}, .max_tokens = 60}, [&](infer::new_token const& t) {
-    cancelled += t.end == infer::finish::cancelled;
+    if (t.end != infer::finish::cancelled) return true;
+    ++cancelled;
+    for (int i = 0; i < 20; ++i)
+      e.cancel(e.submit({.prompt = {4}, .max_tokens = 1}, [&](infer::new_token const&) { return ++others > 0; }));
     return true;
   });
   run();
   CHECK(tokens == expected);
-  CHECK(others == 9 * 20);
+  CHECK(others == 10 * 20);
   CHECK(cancelled == 1);
 
   tokens.clear();

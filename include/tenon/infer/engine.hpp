@@ -158,15 +158,17 @@ class engine {
   /// Ends all samples of a request. Those that draw at this moment end when the step does.
   void cancel(infer::request_id id) {
     if (is_drawing) return void(to_cancel.push_back(id));
+    // Sinks are told at the end: what they submit or cancel changes `live`.
+    std::vector<std::pair<std::shared_ptr<request_state>, index_t>> ended;
     for (auto it = live.begin(); it != live.end();)
       if (schedule->request_of(it->first) == id) {
         schedule->drop(it->first);
-        if (auto const& s = it->second; s.sample < s.of->asked.samples)
-          s.of->sink({.sample = s.sample, .end = infer::finish::cancelled});
+        if (auto const& s = it->second; s.sample < s.of->asked.samples) ended.emplace_back(s.of, s.sample);
         it = live.erase(it);
       } else {
         ++it;
       }
+    for (auto const& e : ended) e.first->sink({.sample = e.second, .end = infer::finish::cancelled});
   }
   /// One step for all: false when there is nothing to do.
   bool step() {

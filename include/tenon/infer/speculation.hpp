@@ -13,14 +13,6 @@
 
 namespace tenon::infer {
 
-/// What to commit. @param drawn what is drawn in the place of each draft, supposing those before it hold, and after them
-/// @shape drafts [n]  drawn [n + 1]
-inline std::span<std::int32_t const> tokens_that_hold(std::span<std::int32_t const> drafts,
-                                                      std::span<std::int32_t const> drawn) {
-  auto const holds = std::mismatch(drafts.begin(), drafts.end(), drawn.begin()).first - drafts.begin();
-  return drawn.first(std::size_t(holds) + 1);
-}
-
 /// Fills `drafts` with what came after the last tokens when they came before: the most recent place where the longest
 /// end of the text, `longest` tokens at most, is found again. The text is thought to go on repeating itself from there.
 /// Returns how many drafts there are: all or, when nothing of `shortest` tokens is found, none.
