@@ -404,19 +404,20 @@ class model_file {
   }
   template <class Config>
   void read_llama(Config& c) const {
-    c = {.layers = count("num_hidden_layers"),
-         .width = count("hidden_size"),
-         .heads = count("num_attention_heads"),
-         .kv_heads = count("num_key_value_heads", 0),
-         .hidden = count("intermediate_size"),
-         .context = count("max_position_embeddings"),
-         .vocabulary = rows("model.embed_tokens.weight"),
-         .rope_base = rope_base("rope_theta", "full_attention", 1e4),
-         .qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value(),
-         .tied = !find("lm_head.weight"),
-         .epsilon = float(find_number("rms_norm_eps").value_or(1e-6)),
-         .head_width = count("head_dim", 0),
-         .head_norm = find("model.layers.0.self_attn.q_norm.weight").has_value()};
+    // One by one: nvcc takes the names out of a list whose type is a parameter.
+    c.layers = count("num_hidden_layers");
+    c.width = count("hidden_size");
+    c.heads = count("num_attention_heads");
+    c.kv_heads = count("num_key_value_heads", 0);
+    c.hidden = count("intermediate_size");
+    c.context = count("max_position_embeddings");
+    c.vocabulary = rows("model.embed_tokens.weight");
+    c.rope_base = rope_base("rope_theta", "full_attention", 1e4);
+    c.qkv_bias = find("model.layers.0.self_attn.q_proj.bias").has_value();
+    c.tied = !find("lm_head.weight");
+    c.epsilon = float(find_number("rms_norm_eps").value_or(1e-6));
+    c.head_width = count("head_dim", 0);
+    c.head_norm = find("model.layers.0.self_attn.q_norm.weight").has_value();
     bool const windowed = gguf() || shape.value("use_sliding_window", family->model_type == "mistral");
     if (windowed) c.window = count("sliding_window", 0);
   }
