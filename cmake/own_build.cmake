@@ -23,9 +23,8 @@ endif()
 set(TENON_WARNING_FLAGS -Wall -Wextra)
 
 add_library(tenon_own_build INTERFACE)
-# g++ 12 warns of an overlap where a string is added to a literal, which is a mistake of its own (GCC bug 105329).
 target_compile_options(tenon_own_build INTERFACE ${tenon_arch_flags} ${TENON_WARNING_FLAGS}
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> $<$<BOOL:${TENON_WERROR}>:-Werror>)
+  $<$<BOOL:${TENON_WERROR}>:-Werror>)
 if(TENON_SANITIZE)
   # What is left out costs three quarters of the build time (a check at every pointer of every inlined SIMD operation)
   # and sees nothing that the address sanitizer does not. g++ 12 warns of its own intrinsics headers here.
