@@ -344,6 +344,7 @@ TEST_CASE("a sink may submit, cancel and throw, and a request that forbids every
   endless = e.submit({.prompt = {5}, .max_tokens = 60}, [&](infer::new_token const& t) {
     if (t.end != infer::finish::cancelled) return true;
     ++cancelled;
+    e.cancel(endless);  // again: nothing is left of it
     for (int i = 0; i < 20; ++i)
       e.cancel(e.submit({.prompt = {4}, .max_tokens = 1}, [&](infer::new_token const&) { return ++others > 0; }));
     return true;

@@ -54,3 +54,17 @@ TEST_CASE("segment: the best path, letters that are no token") {
   best_segmentation(starts, 2, -10.0, score);  // "abc" is too long
   CHECK(starts == std::vector<std::uint32_t>{0, 2, 3, 5});
 }
+TEST_CASE("segment: scores that are added in fp32 can be equal where they are not in fp64") {
+  std::string const text = "ab";
+  auto const score = [&](std::size_t begin, std::size_t end, float& value) {
+    std::string const s = text.substr(begin, end - begin);
+    value = s == "ab" ? -1.00000012f : s == "a" ? -1.0f : -1e-7f;
+    return true;
+  };
+  std::vector<std::uint32_t> starts = {0, 1, 2};
+  best_segmentation(starts, 2, -10.0f, score);  // the sum is rounded to the score of "ab", which came first
+  CHECK(starts == std::vector<std::uint32_t>{0, 2});
+  starts = {0, 1, 2};
+  best_segmentation(starts, 2, -10.0, score);
+  CHECK(starts == std::vector<std::uint32_t>{0, 1, 2});
+}
