@@ -239,6 +239,38 @@ TEST_CASE("linear: bias, activation, residual, activations quantized before") {
     }
 }
 
+TEST_CASE("linear: pieces below each other, in formats of their own, are products of their own") {
+  index_t const k = 256, rows[] = {530, 16, 601}, n = 530 + 16 + 601;  // enough for several threads
+  for (auto const& formats : {std::array{q5_0, q8_0, q4_k}, {f16, f32, weight_format::bf16}})
+    for (index_t t : {index_t(1), index_t(3)}) {
+      auto const x = random_rows(t, k, "x"), bias = random_rows(1, n, "bias"), residual = random_rows(t, n, "residual");
+      std::vector<ref::random_weights> weights;
+      std::vector<weight_view> pieces;
+      for (std::size_t p = 0; p < 3; ++p) pieces.push_back(weights.emplace_back(formats[p], rows[p], k).view);
+      std::vector<float> wanted(std::size_t(t * n));
+      for (index_t p = 0, first = 0; p < 3; first += rows[p++]) {
+        auto const y = multiply(pieces[std::size_t(p)], x, t, 64);
+        for (index_t i = 0; i < t; ++i)
+          for (index_t r = 0; r < rows[p]; ++r) {
+            auto const at = std::size_t(i * n + first + r);
+            wanted[at] = y[std::size_t(i * rows[p] + r)] + bias[std::size_t(first + r)] + residual[at];
+          }
+      }
+      for (int threads : {1, 3}) {
+        exec::host_context ctx(threads);
+        std::vector<float> y(std::size_t(t * n), poison);
+        ops::linear(ctx, ops::linear_args{.x = rows_of(x, 0, t, k),
+                                          .weight = pieces[0],
+                                          .below = std::span(pieces).subspan(1),
+                                          .y = matrix(y.data(), t, n),
+                                          .leaf = 64,
+                                          .bias = bias.data(),
+                                          .residual = rows_of(residual, 0, t, n)});
+        CHECK(y == wanted);
+      }
+    }
+}
+
 TEST_CASE("table_rows: any row of any format, scaled") {
   exec::host_context ctx(2);
   std::vector<std::int32_t> const tokens{5, 0, 36, 36, 17};
@@ -277,4 +309,9 @@ TEST_CASE("linear: what does not fit is refused") {
   CHECK_THROWS_AS(ops::linear(ctx, bad), argument_error);
   bad = good, bad.y = matrix(y.data(), 3, 2);
   CHECK_THROWS_AS(ops::linear(ctx, bad), argument_error);
+  ref::random_weights const numbers(f16, 1, 512), narrow(q4_k, 1, 256);
+  for (auto const* below : {&numbers.view, &narrow.view}) {
+    bad = good, bad.weight.rows = 2, bad.below = {below, 1};
+    CHECK_THROWS_AS(ops::linear(ctx, bad), argument_error);
+  }
 }

@@ -65,24 +65,30 @@ void product(Context& exec, matrix_view<float const> x, stored_matrix const& wei
   arena_scope scope(exec.scratch());
   matrix_view<ops::quantized_block const> quantized;
   index_t row = 0;
-  for (auto const& piece : weight.pieces) {
-    bool const in_blocks = is_blocks(piece.format);
+  for (std::span<weight_view const> left = weight.pieces; !left.empty();) {
+    bool const in_blocks = is_blocks(left[0].format);
+    // Pieces of one kind, as one product.
+    std::size_t alike = 0;
+    index_t rows = 0;
+    for (; alike < left.size() && is_blocks(left[alike].format) == in_blocks; ++alike) rows += left[alike].rows;
     if (in_blocks && quantized.empty()) {
       auto const blocks = exec.scratch().template allocate_matrix<ops::quantized_block>(
           x.extent(0), x.extent(1) / ops::quantized_block::size);
       ops::quantize_rows(exec, ops::quantize_rows_args{x, blocks});
       quantized = blocks;
     }
-    ops::linear(exec, ops::linear_args{.x = x,
-                                       .weight = piece,
-                                       .y = columns_of(y, row, piece.rows),
-                                       .leaf = in_blocks ? round_up(leaf, ops::quantized_block::size) : leaf,
-                                       .bias = bias ? bias + row : nullptr,
-                                       .activation = after.activation,
-                                       .residual = after.residual.empty() ? after.residual
-                                                                          : columns_of(after.residual, row, piece.rows),
-                                       .quantized = in_blocks ? quantized : decltype(quantized){}});
-    row += piece.rows;
+    ops::linear(exec, ops::linear_args{
+                          .x = x,
+                          .weight = left[0],
+                          .below = left.subspan(1, alike - 1),
+                          .y = columns_of(y, row, rows),
+                          .leaf = in_blocks ? round_up(leaf, ops::quantized_block::size) : leaf,
+                          .bias = bias ? bias + row : nullptr,
+                          .activation = after.activation,
+                          .residual = after.residual.empty() ? after.residual : columns_of(after.residual, row, rows),
+                          .quantized = in_blocks ? quantized : decltype(quantized){}});
+    row += rows;
+    left = left.subspan(alike);
   }
 }
 

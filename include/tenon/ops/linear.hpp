@@ -48,11 +48,13 @@ inline constexpr struct quantize_rows_t : operation<quantize_rows_t> {
   }
 } quantize_rows{};
 
-/// y = residual + activation(x W^T + bias).
+/// y = residual + activation(x W^T + bias). W is `weight` and what is `below` it, one piece below the other, all in blocks
+/// or all numbers: q, k and v of one projection, each in a format of its own, are read by all threads as one.
 /// @shape x [t,k]  weight [n,k]  y, residual [t,n]  bias [n] or null  quantized [t, k / 32]: x, or empty
 struct linear_args {
   matrix_view<float const> x;
   weight_view weight;
+  std::span<weight_view const> below{};
   matrix_view<float> y;
   index_t leaf = 0;
   float const* bias = nullptr;
@@ -60,13 +62,16 @@ struct linear_args {
   matrix_view<float const> residual{};  ///< added when not empty
   matrix_view<quantized_block const> quantized{};
 };
-/// @error argument_error when shapes differ, or weights are in blocks and the leaf is not a multiple of 32
+/// @error argument_error when shapes differ, pieces are of both kinds, or weights are in blocks and the leaf is not a multiple
+/// of 32
 /// @test tests/ops/linear_test.cpp
 inline constexpr struct linear_t : operation<linear_t> {
   static constexpr char const* name = "linear";
   static profile::work work(linear_args const& a) {
-    double const t = double(a.y.extent(0)), n = double(a.weight.rows), k = double(a.weight.cols);
-    return {2 * t * n * k, n * double(a.weight.row_bytes()) + sizeof(float) * t * (k + n)};
+    double const t = double(a.y.extent(0)), n = double(a.y.extent(1)), k = double(a.weight.cols);
+    double bytes = double(a.weight.rows * a.weight.row_bytes());
+    for (auto const& piece : a.below) bytes += double(piece.rows * piece.row_bytes());
+    return {2 * t * n * k, bytes + sizeof(float) * t * (k + n)};
   }
 } linear{};
 

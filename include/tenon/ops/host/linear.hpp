@@ -48,17 +48,33 @@ matrix_view<T const> elements_of(weight_view const& w) {
   return as_const(matrix(const_cast<T*>(reinterpret_cast<T const*>(w.data)), w.rows, w.cols));
 }
 
+/// function(piece) for each piece of W.
+template <class Function>
+void for_pieces(linear_args const& a, Function&& function) {
+  function(a.weight);
+  for (auto const& piece : a.below) function(piece);
+}
+
 inline void check_linear(linear_args const& a) {
-  index_t const t = a.y.extent(0), n = a.weight.rows, k = a.weight.cols;
-  bool const quantized = is_blocks(a.weight.format) && !a.quantized.empty();
+  index_t const t = a.y.extent(0), k = a.weight.cols;
+  index_t n = a.weight.rows;
+  bool const in_blocks = is_blocks(a.weight.format);
+  for (auto const& piece : a.below) {
+    require(piece.cols == k && is_blocks(piece.format) == in_blocks,
+            "tenon::ops::linear: pieces of a weight do not fit. Fix: all [rows,k], all in blocks or all numbers.");
+    n += piece.rows;
+  }
+  bool const quantized = in_blocks && !a.quantized.empty();
   require(same_shape(a.y, t, n) && (quantized || same_shape(a.x, t, k)) &&
               (a.residual.empty() || same_shape(a.residual, t, n)),
           "tenon::ops::linear: shapes do not fit. Fix: x [t,k], weight [n,k], y and residual [t,n], rows contiguous.");
-  if (!is_blocks(a.weight.format)) return;
-  if (k % layout_of(a.weight.format).values)
-    throw argument_error("tenon::ops::linear: " + std::to_string(k) + " columns are not whole blocks of " +
-                         layout_of(a.weight.format).name + ". Fix: a multiple of " +
-                         std::to_string(layout_of(a.weight.format).values) + ".");
+  if (!in_blocks) return;
+  for_pieces(a, [&](weight_view const& piece) {
+    if (k % layout_of(piece.format).values)
+      throw argument_error("tenon::ops::linear: " + std::to_string(k) + " columns are not whole blocks of " +
+                           layout_of(piece.format).name + ". Fix: a multiple of " +
+                           std::to_string(layout_of(piece.format).values) + ".");
+  });
   require(!quantized || same_shape(a.quantized, t, k / weight_group),
           "tenon::ops::linear: quantized is not x. Fix: what quantize_rows made of x, [t, k / 32].");
   if (a.leaf % weight_group)
@@ -69,39 +85,56 @@ inline void check_linear(linear_args const& a) {
 /// Outputs in strips of `width`, some of them on each thread.
 class linear_strips {
  public:
+  /// Outputs [first, first + count), of one piece.
+  struct strip {
+    weight_format format;
+    index_t first, count;
+    std::byte const* weights;  ///< `width` rows: behind the last one of the piece come zeros
+    index_t stride;            ///< bytes from row to row
+    linear_ahead ahead;
+    float* own;  ///< the thread's space
+  };
+
   /// @param space  floats that a thread needs for itself
   linear_strips(exec::host_context& context, linear_args const& arguments, index_t strip_width, index_t space)
       : ctx(context), a(arguments), width(strip_width), own_floats(round_up(space, lanes)) {
     own = ctx.scratch().allocate<float>(own_floats * ctx.pool().size());
-    index_t const whole = a.weight.rows / width * width, bytes = a.weight.row_bytes();
-    if (whole == a.weight.rows) return;
-    // A last strip that is not whole is completed by rows of zeros.
-    auto* const copy = ctx.scratch().allocate<std::byte>(width * bytes);
-    std::memset(copy, 0, std::size_t(width * bytes));
-    std::memcpy(copy, a.weight.row(whole), std::size_t((a.weight.rows - whole) * bytes));
-    last_rows = copy;
-    last_first = whole;
+    pieces = end = ctx.scratch().allocate<piece>(1 + index_t(a.below.size()));
+    index_t first = 0;
+    for_pieces(a, [&](weight_view const& w) {
+      *end++ = {w, strips, first, completed(w)};
+      strips += ceil_div(w.rows, width);
+      first += w.rows;
+    });
   }
 
-  /// function(first output, its weights, weights that this thread reads next, space)
+  /// function(strip) for all of them
   template <class Function>
   void run(Function&& function) const {
-    index_t const strips = ceil_div(a.weight.rows, width);
     int const threads = ctx.pool().size();
-    bool const alone =
-        double(a.y.extent(0)) * double(a.weight.rows) * double(a.weight.cols) < gemm_plan::least_parallel_work;
-    index_t const most = ceil_div(strips, 4 * threads), in_chunk = chunk_bytes / (width * a.weight.row_bytes());
-    index_t const chunk = alone ? strips : std::clamp<index_t>(in_chunk, 1, most);
+    bool const alone = double(a.y.size()) * double(a.weight.cols) < gemm_plan::least_parallel_work;
+    index_t const most = std::max<index_t>(chunk_bytes / (width * a.weight.row_bytes()), 1);
     std::atomic<index_t> next{0};
+    // Fewer and fewer strips at a time, so that all threads end together.
+    auto const take = [&] {
+      index_t first = next.load(std::memory_order_relaxed), last;
+      do {
+        index_t const left = strips - first;
+        last = first + (alone ? left : std::min(left, std::clamp<index_t>(left / (2 * threads), 1, most)));
+      } while (!next.compare_exchange_weak(first, last, std::memory_order_relaxed));
+      return std::pair(first, last);
+    };
     auto const work = [&](int thread) {
-      auto const take = [&] { return next.fetch_add(chunk, std::memory_order_relaxed); };
       // The chunk that follows is taken early: its memory is fetched meanwhile.
-      for (index_t first = take(), then; first < strips; first = then) {
+      for (auto chunk = take(), then = chunk; chunk.first < chunk.second; chunk = then) {
         then = take();
-        for (index_t s = first, end = std::min(first + chunk, strips); s < end; ++s)
-          function(s * width, rows_from(s * width),
-                   a.weight.row(std::min((s + 1 < end ? s + 1 : then) * width, a.weight.rows)),
-                   own + thread * own_floats);
+        auto const ahead = [&](index_t s) { return rows_of(s < chunk.second ? s : then.first + s - chunk.second); };
+        for (index_t s = chunk.first; s < chunk.second; ++s) {
+          piece const& p = piece_of(s);
+          index_t const row = (s - p.first_strip) * width, count = std::min(width, p.weight.rows - row);
+          function(strip{p.weight.format, p.first + row, count, count < width ? p.last : p.weight.row(row),
+                         p.weight.row_bytes(), linear_ahead{ahead(s + 1), ahead(s + 2)}, own + thread * own_floats});
+        }
       }
     };
     if (alone) work(0);
@@ -109,54 +142,79 @@ class linear_strips {
   }
 
  private:
-  static constexpr index_t chunk_bytes = index_t(1) << 16;  ///< of weights that a thread takes at a time
+  static constexpr index_t chunk_bytes = index_t(1) << 16;  ///< of weights, the most that a thread takes at a time
+  struct piece {
+    weight_view weight;
+    index_t first_strip, first;
+    std::byte const* last;  ///< the last strip, where it is not whole
+  };
 
-  std::byte const* rows_from(index_t first) const {
-    return first < last_first ? a.weight.row(first) : last_rows + (first - last_first) * a.weight.row_bytes();
+  /// A last strip that is not whole, completed by rows of zeros.
+  std::byte const* completed(weight_view const& w) const {
+    index_t const whole = w.rows / width * width, bytes = w.row_bytes();
+    if (whole == w.rows) return nullptr;
+    auto* const copy = ctx.scratch().allocate<std::byte>(width * bytes);
+    std::memset(copy, 0, std::size_t(width * bytes));
+    std::memcpy(copy, w.row(whole), std::size_t((w.rows - whole) * bytes));
+    return copy;
+  }
+  piece const& piece_of(index_t s) const {
+    piece const* p = pieces;
+    while (p + 1 < end && s >= p[1].first_strip) ++p;
+    return *p;
+  }
+  /// Where a strip lies, or what is behind the last one.
+  std::byte const* rows_of(index_t s) const {
+    piece const& p = piece_of(s);
+    return p.weight.row(std::min((s - p.first_strip) * width, p.weight.rows));
   }
 
   exec::host_context& ctx;
   linear_args const& a;
-  index_t width, own_floats;
+  index_t width, own_floats, strips = 0;
   float* own;
-  std::byte const* last_rows = nullptr;
-  index_t last_first = std::numeric_limits<index_t>::max();
+  piece *pieces, *end;
 };
 
-/// What becomes of finished sums [tokens, width].
+/// What becomes of a strip's finished sums [tokens, width].
 struct linear_output {
   gemm_epilogue<float> epilogue;
   explicit linear_output(linear_args const& a) : epilogue{a.y, a.bias, false, a.activation, false, a.residual, {}} {}
-  void store(float const* sums, index_t token, index_t first, int tokens, index_t width) const {
-    epilogue.store_tile(sums, width, token, first, tokens, int(std::min(width, epilogue.c.extent(1) - first)));
+  void store(float const* sums, index_t token, linear_strips::strip const& s, int tokens, index_t width) const {
+    epilogue.store_tile(sums, width, token, s.first, tokens, int(s.count));
   }
 };
 
-/// Weights in blocks: for one row of x straight from where they lie, for more a strip of them is unpacked first.
-template <weight_format F>
-void multiply_blocks(exec::host_context& ctx, linear_args const& a, matrix_view<quantized_block const> x) {
-  index_t const t = x.extent(0), stride = a.weight.row_bytes();
+/// Weights in blocks and one row of x: straight from where they lie.
+template <std::same_as<linear_args> Args>
+void multiply_one_row(exec::host_context& ctx, Args const& a) {
   linear_leaves const leaves(a.weight.cols, a.leaf, weight_group);
   linear_output const output(a);
-  if (t == 1) {
-    linear_strips(ctx, a, lanes, leaves.node_values())
-        .run([&](index_t first, std::byte const* weights, std::byte const* ahead, float* own) {
-          float sums[lanes];
-          multiply_row<F>(weights, stride, x.data(), leaves, own, ahead, sums);
-          output.store(sums, 0, first, 1, lanes);
-        });
-    return;
-  }
+  linear_strips(ctx, a, lanes, leaves.node_values()).run([&](linear_strips::strip const& s) {
+    float sums[lanes];
+    with_block_format(s.format, [&]<class F>(F) {
+      multiply_row<F::value>(s.weights, s.stride, a.quantized.data(), leaves, s.own, s.ahead, sums);
+    });
+    output.store(sums, 0, s, 1, lanes);
+  });
+}
+
+/// More rows: a strip of weights is unpacked first.
+template <weight_format F>
+void multiply_rows(exec::host_context& ctx, linear_args const& a) {
+  auto const x = a.quantized;
+  linear_leaves const leaves(a.weight.cols, a.leaf, weight_group);
+  linear_output const output(a);
   index_t const panel = weight_panel::floats(leaves.groups), panels = panel * linear_tile::panels;
   linear_strips(ctx, a, linear_tile::cols, panels + linear_tile::size + leaves.node_values())
-      .run([&](index_t first, std::byte const* weights, std::byte const*, float* own) {
+      .run([&](linear_strips::strip const& s) {
         for (index_t p = 0; p < linear_tile::panels; ++p)
-          unpack_panel<F>(weights + p * lanes * stride, stride, a.weight.cols, own + p * panel);
-        float* const sums = own + panels;
-        linear_strip const strip{traits_of(F), leaves, own, panel, sums + linear_tile::size};
-        for (index_t i = 0, done; i < t; i += done) {
-          done = multiply_tokens(strip, row(x, i), x.stride(0), t - i, sums);
-          output.store(sums, i, first, int(done), linear_tile::cols);
+          unpack_panel<F>(s.weights + p * lanes * s.stride, s.stride, a.weight.cols, s.own + p * panel);
+        float* const sums = s.own + panels;
+        linear_strip const unpacked{traits_of(F), leaves, s.own, panel, sums + linear_tile::size};
+        for (index_t i = 0, done; i < x.extent(0); i += done) {
+          done = multiply_tokens(unpacked, row(x, i), x.stride(0), x.extent(0) - i, sums);
+          output.store(sums, i, s, int(done), linear_tile::cols);
         }
       });
 }
@@ -166,14 +224,13 @@ template <class T>
 void multiply_few_rows(exec::host_context& ctx, linear_args const& a) {
   linear_leaves const leaves(a.weight.cols, a.leaf, number_group<T>);
   linear_output const output(a);
-  linear_strips(ctx, a, lanes, linear_tile::size + leaves.node_values())
-      .run([&](index_t first, std::byte const* weights, std::byte const* ahead, float* sums) {
-        for (index_t i = 0, done; i < a.x.extent(0); i += done) {
-          done = multiply_number_rows<T>(weights, a.weight.row_bytes(), row(a.x, i), a.x.stride(0), a.x.extent(0) - i,
-                                         leaves, sums + linear_tile::size, i ? nullptr : ahead, sums);
-          output.store(sums, i, first, int(done), lanes);
-        }
-      });
+  linear_strips(ctx, a, lanes, linear_tile::size + leaves.node_values()).run([&](linear_strips::strip const& s) {
+    for (index_t i = 0, done; i < a.x.extent(0); i += done) {
+      done = multiply_number_rows<T>(s.weights, s.stride, row(a.x, i), a.x.stride(0), a.x.extent(0) - i, leaves,
+                                     s.own + linear_tile::size, s.ahead, s.own);
+      output.store(s.own, i, s, int(done), lanes);
+    }
+  });
 }
 
 }  // namespace detail
@@ -199,19 +256,28 @@ template <>
 struct kernel_for<linear_t, device::host> {
   /// A template, so that a file which does not call it compiles none of the kernels.
   template <std::same_as<linear_args> Args>
-  static void run(exec::host_context& ctx, Args const& a) {
+  static void run(exec::host_context& ctx, Args a) {
     detail::check_linear(a);
     if (a.y.empty()) return;
-    if (!is_blocks(a.weight.format) || a.weight.cols == 0) return multiply_numbers(ctx, a);
+    bool const in_blocks = is_blocks(a.weight.format) && a.weight.cols > 0;
+    index_t const t = a.y.extent(0);
     arena_scope scope(ctx.scratch());
-    auto x = a.quantized;
-    if (x.empty()) {
-      auto const made =
-          ctx.scratch().allocate_matrix<quantized_block>(a.x.extent(0), a.weight.cols / quantized_block::size);
+    if (in_blocks && a.quantized.empty()) {
+      auto const made = ctx.scratch().allocate_matrix<quantized_block>(t, a.weight.cols / quantized_block::size);
       kernel_for<quantize_rows_t, device::host>::run(ctx, quantize_rows_args{a.x, made});
-      x = made;
+      a.quantized = made;
     }
-    with_block_format(a.weight.format, [&]<class F>(F) { detail::multiply_blocks<F::value>(ctx, a, x); });
+    if (in_blocks && t == 1) return detail::multiply_one_row(ctx, a);
+    index_t first = 0;
+    detail::for_pieces(a, [&](weight_view const& piece) {
+      Args part = a;
+      part.weight = piece, part.below = {}, part.y = columns_of(a.y, first, piece.rows);
+      if (a.bias) part.bias = a.bias + first;
+      if (!a.residual.empty()) part.residual = columns_of(a.residual, first, piece.rows);
+      if (!in_blocks) multiply_numbers(ctx, part);
+      else with_block_format(piece.format, [&]<class F>(F) { detail::multiply_rows<F::value>(ctx, part); });
+      first += piece.rows;
+    });
   }
 
  private:

@@ -49,6 +49,21 @@ struct linear_leaves {
   }
 };
 
+/// The strips of weights that a thread reads next. Each is asked for twice: early for the second-level cache, and, while the
+/// strip before it is read, for the first, as loads that miss that one wait behind what was asked of memory.
+struct linear_ahead {
+  std::byte const* next;
+  std::byte const* after;
+  /// `bytes` more of both.
+  TENON_ALWAYS_INLINE void fetch(index_t bytes) {
+    for (index_t at = 0; at < bytes; at += cache_line_bytes) {
+      __builtin_prefetch(after + at, 0, 2);
+      __builtin_prefetch(next + at, 0, 3);
+    }
+    next += bytes, after += bytes;
+  }
+};
+
 /// Value J of a group of numbers that `load_turned` has turned.
 template <class T, int J>
 TENON_ALWAYS_INLINE simd::f32x16 number_of(std::array<simd::i32x16, 4> const& t) {
@@ -63,16 +78,14 @@ template <class T>
 inline constexpr index_t number_group = 16 / index_t(sizeof(T));
 
 /// out [R, 16] = R rows of x, `x_stride` apart, times sixteen rows of weights that are numbers.
-/// `ahead`: memory that will be read next, as many bytes, or null.
 template <class T, int R>
 TENON_NOINLINE void multiply_numbers(std::byte const* p, index_t stride, float const* x, index_t x_stride,
-                                     linear_leaves const& leaves, float* nodes, std::byte const* ahead, float* out) {
+                                     linear_leaves const& leaves, float* nodes, linear_ahead ahead, float* out) {
   constexpr int group = int(number_group<T>);
   simd::f32x16 sum[R];
   unrolled<R>([&](auto r) TENON_INLINE_LAMBDA { sum[r] = simd::zeros(); });
   for (index_t i = 0; i < leaves.groups; ++i, p += 16, x += group) {
-    if (ahead)
-      for (int line = 0; line < 4; ++line, ahead += cache_line_bytes) __builtin_prefetch(ahead, 0, 2);
+    ahead.fetch(16 * lanes);
     auto const t = simd::load_turned(p, stride);
     unrolled<group>([&](auto j) TENON_INLINE_LAMBDA {
       simd::f32x16 const w = number_of<T, j>(t);
@@ -87,7 +100,7 @@ TENON_NOINLINE void multiply_numbers(std::byte const* p, index_t stride, float c
 /// The widest of these for at most `left` rows of x; returns how many it did.
 template <class T>
 int multiply_number_rows(std::byte const* p, index_t stride, float const* x, index_t x_stride, index_t left,
-                         linear_leaves const& leaves, float* nodes, std::byte const* ahead, float* out) {
+                         linear_leaves const& leaves, float* nodes, linear_ahead ahead, float* out) {
   auto const run = [&]<int R>(std::integral_constant<int, R>) {
     multiply_numbers<T, R>(p, stride, x, x_stride, leaves, nodes, ahead, out);
     return R;
@@ -108,18 +121,15 @@ TENON_ALWAYS_INLINE simd::i32x16 broadcast_values(quantized_block const& x, int 
 }
 
 /// out [16] = sixteen rows of weights, which begin at p, times x.
-/// `ahead`: memory that will be read next, as many bytes.
 template <weight_format F>
 TENON_NOINLINE void multiply_row(std::byte const* p, index_t stride, quantized_block const* x,
-                                 linear_leaves const& leaves, float* nodes, std::byte const* ahead, float* out) {
+                                 linear_leaves const& leaves, float* nodes, linear_ahead ahead, float* out) {
   constexpr weight_traits traits = traits_of(F);
   constexpr index_t step = lanes * weight_group * layout_of(F).bytes / layout_of(F).values;
   simd::f32x16 sum[1] = {simd::zeros()};
   for_each_group<F>(
       p, stride, leaves.groups * weight_group, [&](index_t i, weight_group_rows const& g) TENON_INLINE_LAMBDA {
-        for (index_t at = 0; at < step; at += cache_line_bytes) __builtin_prefetch(ahead + at, 0, 2);
-
-        ahead += step;
+        ahead.fetch(step);
         quantized_block const& q = x[i];
         simd::i32x16 dot[2] = {
             simd::broadcast_int(-traits.offset * (traits.halves ? q.sums[0] : q.sums[0] + q.sums[1])),

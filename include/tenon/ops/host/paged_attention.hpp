@@ -540,18 +540,21 @@ struct kernel_for<kv_write_t, device::host> {
   template <class T, class E>
   static void run(exec::host_context& ctx, kv_write_args<T, E> const& a) {
     detail::check_kv_write(a);
-    ctx.pool().run([&](int thread) {
+    auto const write = [&](int thread, int threads) {
       index_t number = 0;
       for (auto const& s : a.sequences)
         for (index_t begin = s.position, last = s.position + s.tokens, end; begin < last; begin = end) {
           end = std::min(last, round_up(begin + 1, lanes));
           for (int h = 0; h < a.cache.kv_heads; ++h)
-            if (number++ % ctx.pool().size() == thread) put_tile(a, s, h, begin, end);
+            if (number++ % threads == thread) put_tile(a, s, h, begin, end);
         }
-    });
+    };
+    if (a.k.size() < alone_values) write(0, 1);
+    else ctx.pool().run([&](int thread) { write(thread, ctx.pool().size()); });
   }
 
  private:
+  static constexpr index_t alone_values = 4096;  ///< fewer are written before other threads have begun
   /// Tokens [begin, end), which lie in one tile.
   template <class T, class E>
   static void put_tile(kv_write_args<T, E> const& a, paged_sequence const& s, int head, index_t begin, index_t end) {

@@ -30,7 +30,7 @@ inline double fixed_exp(double x) {
   double const r = std::fma(n, -2.3190468138462996e-17, std::fma(n, -0.6931471805599453, x));
   double sum = 1;
   for (int k = 16; k >= 1; --k) sum = std::fma(sum, r / k, 1.0);
-  return std::ldexp(sum, int(n));
+  return sum * std::bit_cast<double>(std::uint64_t(int(n) + 1023) << 52);  // 2^n, a normal number
 }
 /// position * frequency within [-pi, pi], rounded to float once.
 inline float reduced_angle(double position, double frequency) {

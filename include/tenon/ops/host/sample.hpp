@@ -12,15 +12,15 @@
 namespace tenon::ops {
 namespace detail {
 
-/// Draws from rows, one after the other.
+/// Draws from rows, one after the other: with all threads of the pool where it is not in use.
 ///
 /// Every filter keeps a prefix of the tokens by descending logit, so that all of them together are one `cut`. Maxima of
 /// blocks lead to it without a look at most tokens: the k-th largest maximum is no larger than the k-th largest logit.
 /// The draw then runs over the blocks that reach the cut, in the order of tokens.
 class row_sampler {
  public:
-  row_sampler(arena& scratch, index_t vocabulary_size, index_t leaf_vocabulary)
-      : vocabulary(vocabulary_size), blocks(ceil_div(vocabulary, block)),
+  row_sampler(exec::thread_pool& threads, arena& scratch, index_t vocabulary_size, index_t leaf_vocabulary)
+      : pool(threads), vocabulary(vocabulary_size), blocks(ceil_div(vocabulary, block)),
         leaf(leaf_vocabulary > 0 ? leaf_vocabulary : reduction_order::feature_leaf(vocabulary)),
         maxima(scratch.allocate<float>(blocks)), block_values(scratch.allocate<float>(blocks)),
         leaf_maxima(scratch.allocate<float>(ceil_div(vocabulary, leaf))),
@@ -42,7 +42,7 @@ class row_sampler {
   }
 
  private:
-  static constexpr index_t block = 256;
+  static constexpr index_t block = 256, piece_blocks = 32;  ///< that a thread takes at a time
   static constexpr float infinity = std::numeric_limits<float>::infinity();
 
   struct candidate {
@@ -57,10 +57,12 @@ class row_sampler {
   index_t end_of(index_t b) const { return std::min(vocabulary, (b + 1) * block); }
 
   float row_log_sum_exp() {
-    index_t l = 0;
-    for (index_t at = 0; at < vocabulary; at += leaf, ++l)
-      leaf_statistics(x + at, std::min(leaf, vocabulary - at), leaf_maxima[l], leaf_sums[l]);
-    return combine_statistics(leaf_maxima, leaf_sums, l).log_sum_exp();
+    index_t const leaves = ceil_div(vocabulary, leaf);
+    pool.for_range(leaves, ceil_div(piece_blocks * block, leaf), [&](index_t begin, index_t end) {
+      for (index_t l = begin; l < end; ++l)
+        leaf_statistics(x + l * leaf, std::min(leaf, vocabulary - l * leaf), leaf_maxima[l], leaf_sums[l]);
+    });
+    return combine_statistics(leaf_maxima, leaf_sums, leaves).log_sum_exp();
   }
 
   void list_likeliest(std::span<token_value> list, float log_sum_exp) {
@@ -95,20 +97,28 @@ class row_sampler {
     }
   }
 
-  void find_maxima() {
+  /// to[b] = value(b) for each block
+  template <class Value>
+  void for_blocks(float* to, Value&& value) const {
+    pool.for_range(blocks, piece_blocks, [&](index_t begin, index_t end) {
+      for (index_t b = begin; b < end; ++b) to[b] = value(b);
+    });
+  }
+  float block_maximum(index_t b) const {
     using namespace simd;
+    f32x16 largest[4];  // chains, so that one comparison need not wait for the last
+    for (auto& m : largest) m = broadcast(-infinity);
+    index_t j = b * block;
+    for (; j + 4 * lanes <= end_of(b); j += 4 * lanes)
+      for_each_constant<4>([&](int i) TENON_INLINE_LAMBDA { largest[i] = max(largest[i], load(x + j + i * lanes)); });
+    for_lanes(j, end_of(b),
+              [&](index_t k, int n) TENON_INLINE_LAMBDA { largest[0] = max(largest[0], load(x + k, n, -infinity)); });
+    return reduce_max(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
+  }
+  void find_maxima() {
+    for_blocks(maxima, [&](index_t b) { return block_maximum(b); });
     best = -infinity;
-    for (index_t b = 0; b < blocks; ++b) {
-      f32x16 largest[4];  // chains, so that one comparison need not wait for the last
-      for (auto& m : largest) m = broadcast(-infinity);
-      index_t j = b * block;
-      for (; j + 4 * lanes <= end_of(b); j += 4 * lanes)
-        for_each_constant<4>([&](int i) TENON_INLINE_LAMBDA { largest[i] = max(largest[i], load(x + j + i * lanes)); });
-      for_lanes(j, end_of(b),
-                [&](index_t k, int n) TENON_INLINE_LAMBDA { largest[0] = max(largest[0], load(x + k, n, -infinity)); });
-      maxima[b] = reduce_max(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
-      best = best < maxima[b] ? maxima[b] : best;
-    }
+    for (index_t b = 0; b < blocks; ++b) best = best < maxima[b] ? maxima[b] : best;
   }
   std::int32_t first_of_largest() const {
     index_t const b = std::find(maxima, maxima + blocks, best) - maxima;
@@ -238,11 +248,9 @@ class row_sampler {
 
   /// The weights of all blocks, and their sum.
   double weigh() {
+    for_blocks(block_values, [&](index_t b) { return cut.logit <= maxima[b] ? block_weight(b) : 0.0f; });
     double total = 0;
-    for (index_t b = 0; b < blocks; ++b) {
-      block_values[b] = cut.logit <= maxima[b] ? block_weight(b) : 0.0f;
-      total += double(block_values[b]);
-    }
+    for (index_t b = 0; b < blocks; ++b) total += double(block_values[b]);
     return total;
   }
 
@@ -279,6 +287,7 @@ class row_sampler {
     return token;
   }
 
+  exec::thread_pool& pool;
   index_t vocabulary, blocks, leaf;
   float *maxima, *block_values, *leaf_maxima, *leaf_sums, *changed;
   candidate* candidates;
@@ -312,7 +321,8 @@ struct kernel_for<sample_t, device::host> {
     int const threads = int(std::min<index_t>(ctx.pool().size(), index_t(a.rows.size())));
     auto* const samplers = ctx.scratch().allocate<detail::row_sampler>(threads);
     for (int t = 0; t < threads; ++t)
-      new (samplers + t) detail::row_sampler(ctx.scratch(), a.vocabulary, a.leaf_vocabulary);
+      new (samplers + t) detail::row_sampler(ctx.pool(), ctx.scratch(), a.vocabulary, a.leaf_vocabulary);
+    if (a.rows.size() == 1) return samplers[0].run(a.rows[0]);
     std::atomic<std::size_t> next{0};
     ctx.pool().run([&](int thread) {
       if (thread >= threads) return;
