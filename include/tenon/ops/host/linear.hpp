@@ -102,7 +102,7 @@ class linear_strips {
     pieces = end = ctx.scratch().allocate<piece>(1 + index_t(a.below.size()));
     index_t first = 0;
     for_pieces(a, [&](weight_view const& w) {
-      *end++ = {w, strips, first, completed(w)};
+      *end++ = {w, w.row_bytes(), strips, first, completed(w)};
       strips += ceil_div(w.rows, width);
       first += w.rows;
     });
@@ -132,8 +132,8 @@ class linear_strips {
         for (index_t s = chunk.first; s < chunk.second; ++s) {
           piece const& p = piece_of(s);
           index_t const row = (s - p.first_strip) * width, count = std::min(width, p.weight.rows - row);
-          function(strip{p.weight.format, p.first + row, count, count < width ? p.last : p.weight.row(row),
-                         p.weight.row_bytes(), linear_ahead{ahead(s + 1), ahead(s + 2)}, own + thread * own_floats});
+          function(strip{p.weight.format, p.first + row, count, count < width ? p.last : p.row(row), p.stride,
+                         linear_ahead{ahead(s + 1), ahead(s + 2)}, own + thread * own_floats});
         }
       }
     };
@@ -145,8 +145,9 @@ class linear_strips {
   static constexpr index_t chunk_bytes = index_t(1) << 16;  ///< of weights, the most that a thread takes at a time
   struct piece {
     weight_view weight;
-    index_t first_strip, first;
+    index_t stride, first_strip, first;
     std::byte const* last;  ///< the last strip, where it is not whole
+    std::byte const* row(index_t r) const { return weight.data + r * stride; }
   };
 
   /// A last strip that is not whole, completed by rows of zeros.
@@ -166,7 +167,7 @@ class linear_strips {
   /// Where a strip lies, or what is behind the last one.
   std::byte const* rows_of(index_t s) const {
     piece const& p = piece_of(s);
-    return p.weight.row(std::min((s - p.first_strip) * width, p.weight.rows));
+    return p.row(std::min((s - p.first_strip) * width, p.weight.rows));
   }
 
   exec::host_context& ctx;
