@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <cstring>
 #include <string_view>
-#include <vector>
+#include <utility>
+
+#include <tenon/core/arena.hpp>
 
 namespace tenon::text::detail {
 
@@ -29,43 +31,40 @@ inline std::uint64_t hash_bytes(char const* p, std::size_t n) {
 }
 inline std::uint64_t hash_bytes(std::string_view s) { return hash_bytes(s.data(), s.size()); }
 
-/// Numbers 0 to n - 1 by a hash. They lie sorted by bucket in one array: the number and, above it, bits of the hash, so
-/// that few strings are compared in vain. Built without a branch that depends on the keys. Of equal keys the last is
-/// found.
+/// Numbers 0 to n - 1 by a hash, chained by bucket: a link is the number + 1 and, above it, bits of the hash, so that few
+/// strings are compared in vain. Built without a branch that depends on the keys. Of equal keys the last is found.
 class hash_index {
  public:
   hash_index() = default;
   /// @param hash_of  hash_of(i) is the hash of key i
   template <class HashOf>
-  hash_index(std::size_t n, HashOf&& hash_of) {
-    number_bits = unsigned(std::bit_width(n));
-    std::size_t const buckets = std::bit_floor(n / 4 + 1);
-    begins.assign(buckets + 1, 0);
-    entries.resize(n);
-    std::vector<std::uint32_t> hashes(n);
-    for (std::size_t i = 0; i < n; ++i) {
-      hashes[i] = std::uint32_t(hash_of(i));
-      ++begins[hashes[i] & (buckets - 1)];
-    }
-    std::uint32_t sum = 0;
-    for (auto& b : begins) b = sum += b;  // where each bucket ends, and soon where it begins
-    for (std::size_t i = n; i-- > 0;) entries[--begins[hashes[i] & (buckets - 1)]] = tag(hashes[i]) | std::uint32_t(i);
+  hash_index(std::size_t n, HashOf&& hash_of)
+      : buckets(std::bit_floor(n + 1)), number_bits(int(std::bit_width(n))), memory((buckets + n) * sizeof(link)) {
+    link *const heads = links(), *const nexts = heads + buckets;
+    // Two loops, so that neither waits for the other: hashing takes time in branches, chaining in memory.
+    for (std::size_t i = 0; i < n; ++i) nexts[i] = link(hash_of(i));
+    for (std::size_t i = 0; i < n; ++i)
+      nexts[i] = std::exchange(heads[nexts[i] & (buckets - 1)], tag(nexts[i]) | link(i + 1));
   }
   /// The number with this hash for which `is_it(number)`; -1 when there is none.
   template <class IsIt>
   std::int32_t find(std::uint64_t h, IsIt&& is_it) const {
-    if (entries.empty()) return -1;
-    std::size_t const bucket = h & (begins.size() - 2);
-    std::uint32_t const wanted = tag(std::uint32_t(h)), low = (std::uint32_t(1) << number_bits) - 1;
-    for (std::uint32_t i = begins[bucket + 1]; i-- > begins[bucket];)
-      if ((entries[i] & ~low) == wanted && is_it(entries[i] & low)) return std::int32_t(entries[i] & low);
+    if (buckets == 0) return -1;
+    for (link at = links()[h & (buckets - 1)]; at != 0;) {
+      std::uint32_t const number = at - tag(at) - 1;
+      if (tag(at) == tag(link(h)) && is_it(number)) return std::int32_t(number);
+      at = links()[buckets + number];
+    }
     return -1;
   }
 
  private:
-  std::uint32_t tag(std::uint32_t h) const { return h >> number_bits << number_bits; }
-  std::vector<std::uint32_t> begins, entries;
-  unsigned number_bits = 1;
+  using link = std::uint32_t;
+  link tag(link l) const { return l >> number_bits << number_bits; }
+  link* links() const { return reinterpret_cast<link*>(memory.data()); }
+  std::size_t buckets = 0;
+  int number_bits = 1;
+  memory_block memory;  // of the first link of each bucket, and the one after each number's; not a vector: huge pages
 };
 
 }  // namespace tenon::text::detail
