@@ -461,7 +461,7 @@ std::vector<text_tokens> best_of_all(engine<models::any>& e, infer::generation c
   for (auto const& t : ended) texts.push_back(t.tokens);
   return texts;
 }
-/// The steps of Hugging Face's BeamSearchScorer, with the whole text of each beam read anew for each token.
+/// The steps of Hugging Face's _beam_search, with the whole text of each beam read anew for each token.
 std::vector<text_tokens> plain_beam_search(engine<models::any>& e, infer::generation const& g) {
   auto const n = std::size_t(g.beams);
   std::vector<scored_text> ended, beams{{{}, 0, 0}};
@@ -472,10 +472,10 @@ std::vector<text_tokens> plain_beam_search(engine<models::any>& e, infer::genera
       if (!is_stop(g, all[rank].tokens.back())) beams.push_back(all[rank]);
       else if (rank < n) ended.push_back(all[rank]);
     sort_by(ended, &scored_text::score, n);
-    if (ended.size() < n) continue;
+    if (ended.size() < n || beams.empty() || length == g.max_tokens) continue;
     bool const longest = g.early_stopping == infer::early_stopping::never && g.length_penalty > 0;
     double const reachable =
-        double(all[0].sum) / std::pow(double(longest ? g.max_tokens : length), double(g.length_penalty));
+        double(beams[0].sum) / std::pow(double(longest ? g.max_tokens : length), double(g.length_penalty));
     if (g.early_stopping == infer::early_stopping::yes || ended.back().score >= reachable) beams.clear();
   }
   ended.insert(ended.end(), beams.begin(), beams.end());

@@ -27,7 +27,8 @@ struct beam_options {
 };
 
 /// The search, without the model.
-/// @source Hugging Face transformers, BeamSearchScorer   @test tests/infer/engine_test.cpp
+/// @source Hugging Face transformers 4.50, GenerationMixin._beam_search
+/// @test tests/infer/engine_test.cpp, tests/parity/beam_test.py
 class beam_search {
  public:
   struct hypothesis {
@@ -63,12 +64,9 @@ class beam_search {
       if (!stops) next.push_back(all[rank]);
       else if (rank < n) finish(all[rank]);
     }
-    if (!all.empty() && is_done(all[0].sum)) {
-      next.clear();
-    } else if (length == options.max_tokens) {
+    if (length == options.max_tokens)
       for (auto const& c : next) finish(c);
-      next.clear();
-    }
+    if (length == options.max_tokens || (!next.empty() && is_done(next[0].sum))) next.clear();
     std::vector<beam> grown;
     for (auto const& c : next) grown.push_back({with(c), c.sum});
     beams = std::move(grown);
