@@ -340,7 +340,7 @@ void run(arguments const& a) {
   for (auto const& c : all) {
     char const* const type = tenon::layout_of(c.format).name;
     ++counts[type];
-    tensors.push_back({c.name, type, c.shape, nullptr, [&](std::span<std::byte> out) {
+    tensors.push_back({c.name, type, c.shape, nullptr, [&, type](std::span<std::byte> out) {
                          ++done;
                          if (!a.quiet && !a.json)
                            std::printf("[%4zu/%zu] %-40s %-16s %s -> %s\n", done, all.size(), c.name.c_str(),

@@ -232,6 +232,7 @@ up = big["model.layers.0.mlp.up_proj.weight"][1].tobytes()
 assert made["blk.0.ffn_up.weight"] == ("BF16", [288, 256], b"".join(up[i + 2:i + 4] for i in range(0, len(up), 4)))
 assert made["blk.0.attn_q.bias"][0] == made["output_norm.weight"][0] == "F32"
 converted(path("bf16.gguf"), path("q4.gguf"), "--type", "Q4_K")
+assert "BF16 -> Q4_K\n" in run(path("bf16.gguf"), path("told.gguf"), "--type", "q4_k").stdout
 metadata, made = read_gguf(path("q4.gguf"))
 types = {n: t[0] for n, t in made.items()}
 assert types["token_embd.weight"] == "Q6_K" and types["blk.0.attn_q.weight"] == "Q4_K", types
