@@ -11,6 +11,9 @@ import struct
 import subprocess
 import sys
 
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import safetensors_io
+
 programs = os.path.join(sys.argv[1], "examples")
 convert = os.path.join(programs, "convert")
 if not os.path.exists(convert):
@@ -57,24 +60,15 @@ def numbers(*shape):
 
 
 def write_safetensors(file, tensors, dtype="F32"):
-    header, data = {}, b""
-    for name, (shape, values) in tensors.items():
-        content = values.tobytes()
-        if dtype == "BF16":
-            content = b"".join(content[i + 2:i + 4] for i in range(0, len(content), 4))
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
-        data += content
-    text = json.dumps(header).encode()
-    with open(file, "wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text + data)
+    def content(values):
+        all32 = values.tobytes()
+        return all32 if dtype == "F32" else b"".join(all32[i + 2:i + 4] for i in range(0, len(all32), 4))
+
+    safetensors_io.write(file, {n: (dtype, shape, content(values)) for n, (shape, values) in tensors.items()})
 
 
 def read_safetensors(file):
-    with open(file, "rb") as source:
-        (length,) = struct.unpack("<Q", source.read(8))
-        header, data = json.loads(source.read(length)), source.read()
-    header.pop("__metadata__", None)
-    return {name: (t["dtype"], t["shape"], data[slice(*t["data_offsets"])]) for name, t in header.items()}
+    return safetensors_io.read(file)[0]
 
 
 BLOCKS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 8: ("Q8_0", 32, 34), 6: ("Q5_0", 32, 22),

@@ -40,16 +40,17 @@ for name, model in models.items():
         plain = model.generate(prompt, do_sample=False, max_new_tokens=12, pad_token_id=0, eos_token_id=None)
         requests.append({"prompt": prompt[0].tolist(), "beams": beams, "max_tokens": 12, "length_penalty": penalty,
                          "early_stopping": early, "stop": int(plain[0, -6 + seed % 4])})
-    result = subprocess.run([program, os.path.join(folder, name)], input="".join(map("{}\n".format, map(json.dumps, requests))),
-                            text=True, stdout=subprocess.PIPE, check=True, timeout=200)
+    lines = "".join(json.dumps(r) + "\n" for r in requests)
+    result = subprocess.run([program, os.path.join(folder, name)], input=lines, text=True, stdout=subprocess.PIPE,
+                            check=True, timeout=200)
     ended, worst = 0, 0.0
     for asked, line in zip(requests, result.stdout.splitlines(), strict=True):
         prompt = torch.tensor([asked["prompt"]])
         theirs = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, num_beams=asked["beams"], num_return_sequences=asked["beams"],
-            max_new_tokens=asked["max_tokens"], length_penalty=asked["length_penalty"],
-            early_stopping=EARLY[asked["early_stopping"]], eos_token_id=asked["stop"], pad_token_id=asked["stop"],
-            return_dict_in_generate=True, output_scores=True)
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, num_beams=asked["beams"],
+            num_return_sequences=asked["beams"], max_new_tokens=asked["max_tokens"],
+            length_penalty=asked["length_penalty"], early_stopping=EARLY[asked["early_stopping"]],
+            eos_token_id=asked["stop"], pad_token_id=asked["stop"], return_dict_in_generate=True, output_scores=True)
         for ours, text, score in zip(json.loads(line), theirs.sequences[:, prompt.shape[1]:].tolist(),
                                      theirs.sequences_scores.tolist(), strict=True):
             tokens = [t for t, _ in ours]

@@ -4,12 +4,15 @@
 A model is a shape, with the names of its config.json, and a dictionary of weights, with theirs. Norms of Gemma are the
 factor less 1, as there.
 """
-import json
 import math
-import struct
+import os
+import sys
 
 import torch
 import torch.nn.functional as F
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import safetensors_io
 
 
 def attention(q, k, v, window, causal=True):
@@ -135,23 +138,12 @@ def log_probabilities(shape, weights, tokens, first):
 
 
 def write_safetensors(path, weights):
-    header, data = {}, b""
-    for name, t in weights.items():
-        content = t.numpy().astype("<f4").tobytes()
-        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [len(data), len(data) + len(content)]}
-        data += content
-    text = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)
+    safetensors_io.write(path, {n: ("F32", list(t.shape), t.numpy().astype("<f4").tobytes()) for n, t in weights.items()})
 
 
 def read_safetensors(path):
-    with open(path, "rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        data = bytearray(file.read())
-    return {name: torch.frombuffer(data, dtype=torch.float32, offset=t["data_offsets"][0],
-                                   count=math.prod(t["shape"])).reshape(t["shape"])
-            for name, t in header.items() if name != "__metadata__" and t["dtype"] == "F32"}
+    return {name: torch.frombuffer(bytearray(content), dtype=torch.float32).reshape(shape)
+            for name, (dtype, shape, content) in safetensors_io.read(path)[0].items() if dtype == "F32"}
 
 
 def read_gemma_gguf(path):

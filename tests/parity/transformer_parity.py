@@ -6,9 +6,11 @@ usage: transformer_parity.py DUMP.safetensors    (written by tests/parity/dump_m
 PyTorch runs in float64, so that what is seen is tenon's error alone. Each tensor must agree within 1e-5 of its largest
 value. Exit code 77 (skipped) when PyTorch is not installed.
 """
-import json
-import struct
+import os
 import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import safetensors_io
 
 try:
     import numpy as np
@@ -23,18 +25,10 @@ torch.set_default_dtype(torch.float64)
 
 
 def read_safetensors(path):
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-        data = file.read()
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        kind = {"F32": "<f4", "I32": "<i4"}[entry["dtype"]]
-        tensors[name] = torch.from_numpy(np.frombuffer(data[begin:end], kind).reshape(entry["shape"]).copy())
-    return tensors, header["__metadata__"]
+    tensors, metadata = safetensors_io.read(path)
+    kinds = {"F32": "<f4", "I32": "<i4"}
+    return {name: torch.from_numpy(np.frombuffer(content, kinds[dtype]).reshape(shape).copy())
+            for name, (dtype, shape, content) in tensors.items()}, metadata
 
 
 def attention(q, k, v, heads, kv_heads, causal_window):
