@@ -13,6 +13,7 @@
 #include <tenon/nn/norm.hpp>
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
+#include <tenon/nn/shape.hpp>
 #include <tenon/nn/stored.hpp>
 #include <tenon/nn/tensor_parallel.hpp>
 #include <tenon/nn/transformer.hpp>

@@ -38,7 +38,7 @@ struct tree_node {
 };
 /// Leaves [first, last) as nodes, from left to right, as few as there can be. @param total leaves of the whole tree: a
 /// node that reaches it is whole with fewer leaves
-inline std::vector<tree_node> canonical_nodes(index_t first, index_t last, index_t total) {
+constexpr std::vector<tree_node> canonical_nodes(index_t first, index_t last, index_t total) {
   std::vector<tree_node> nodes;
   while (first < last) {
     int level = 0;

@@ -104,8 +104,12 @@ class memory_block {
 class arena {
  public:
   struct position {
-    std::size_t block = 0, offset = 0, lent = 0;
+    std::size_t block = 0, offset = 0, lent = 0, used = 0;
   };
+  /// What an allocation of `bytes` takes.
+  static constexpr std::size_t taken(std::size_t bytes) {
+    return (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
+  }
   explicit arena(std::size_t block_bytes = std::size_t(32) << 20) : least(block_bytes) {}
   /// Blocks come from f(bytes) from here on.
   void take_blocks_from(std::function<memory_block(std::size_t)> f) { source = std::move(f); }
@@ -133,7 +137,9 @@ class arena {
   void evict() const {
     for (auto const& b : blocks) b.evict(0, b.size());
   }
-  /// Bytes held from the system.
+  /// Most bytes that were allocated at a time, without what was lent: what a planner foretells.
+  std::size_t high_water() const { return most; }
+  /// Bytes held from the system: whole blocks, and what an allocation left at the end of one.
   std::size_t bytes_reserved() const {
     std::size_t n = 0;
     for (auto const& b : blocks) n += b.size();
@@ -144,18 +150,21 @@ class arena {
 
  private:
   std::byte* take(std::size_t bytes) {
-    bytes = (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
+    bytes = taken(bytes);
     if (top.lent + bytes <= loan.size()) return loan.data() + std::exchange(top.lent, top.lent + bytes);
     while (top.block < blocks.size() && top.offset + bytes > blocks[top.block].size()) ++top.block, top.offset = 0;
     if (top.block == blocks.size()) blocks.push_back(source(bytes > least ? bytes : least));
     std::byte* p = blocks[top.block].data() + top.offset;
     top.offset += bytes;
+    top.used += bytes;
+    if (most < top.used) most = top.used;
     return p;
   }
   std::function<memory_block(std::size_t)> source = [](std::size_t bytes) { return memory_block(bytes); };
   std::vector<memory_block> blocks;
   std::span<std::byte> loan;
   position top;
+  std::size_t most = 0;
   std::size_t least;
 };
 

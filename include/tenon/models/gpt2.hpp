@@ -4,6 +4,7 @@
 
 #include <tenon/core/error.hpp>
 #include <tenon/models/check.hpp>
+#include <tenon/nn/shape.hpp>
 #include <tenon/nn/transformer.hpp>
 
 namespace tenon {
@@ -45,6 +46,24 @@ struct gpt2 {
   /// What is wrong with a shape, or null.
   static constexpr char const* problem(gpt2_config const& c) {
     return detail::shape_problem(c.layers, c.width, c.heads, c.heads, c.context, c.vocabulary);
+  }
+  /// What the planner knows of it.
+  static constexpr nn::model_shape shape(gpt2_config const& c) {
+    return {.layers = c.layers,
+            .width = c.width,
+            .query_heads = c.heads,
+            .kv_heads = c.heads,
+            .head_width = c.width / c.heads,
+            .hidden = c.hidden ? c.hidden : 4 * c.width,
+            .context = c.context,
+            .vocabulary = c.vocabulary,
+            .positions = c.context,
+            .one_qkv_piece = true,
+            .qkv_bias = c.bias,
+            .bias = c.bias,
+            .norm_vectors = c.bias ? 2 : 1,
+            .norm_statistics = 2,
+            .tied = c.tied};
   }
   template <Arithmetic Order>
   static network_type network(gpt2_config const& c);

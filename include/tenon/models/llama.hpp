@@ -3,6 +3,7 @@
 #include <string>
 
 #include <tenon/models/check.hpp>
+#include <tenon/nn/shape.hpp>
 #include <tenon/nn/transformer.hpp>
 
 namespace tenon {
@@ -64,11 +65,33 @@ constexpr char const* llama_problem(Config const& c) {
            "heads.";
   return nullptr;
 }
+/// Of a gated mlp.
+template <class Config>
+constexpr index_t gated_hidden(Config const& c) {
+  return c.hidden ? c.hidden : round_up(ceil_div(8 * c.width, 3), 32);
+}
+template <class Config>
+constexpr nn::model_shape llama_shape(Config const& c) {
+  nn::model_shape s{.layers = c.layers,
+                    .width = c.width,
+                    .query_heads = c.heads,
+                    .kv_heads = c.kv_heads ? c.kv_heads : c.heads,
+                    .head_width = head_width_of(c),
+                    .hidden = gated_hidden(c),
+                    .context = c.context,
+                    .vocabulary = c.vocabulary,
+                    .window = c.window,
+                    .gated = true,
+                    .qkv_bias = c.qkv_bias,
+                    .tied = c.tied};
+  if constexpr (requires { c.head_norm; }) s.head_norm = c.head_norm;
+  return s;
+}
 /// The two linear layers of a gated mlp.
 template <Arithmetic Order, class Config>
 void gated_layers(Config const& c, char const* gate, char const* value, char const* out, nn::linear& up,
                   nn::linear& down) {
-  index_t const hidden = c.hidden ? c.hidden : round_up(ceil_div(8 * c.width, 3), 32);
+  index_t const hidden = gated_hidden(c);
   index_t const hidden_leaf = Order::feature_leaf(hidden);
   up = {c.width, {{gate, hidden}, {value, hidden}}, false, 0, {{hidden, hidden_leaf}, {hidden, hidden_leaf}}};
   down = {hidden, {{out, c.width}}, false, hidden_leaf, {}, residual_stddev(c.layers)};
@@ -125,6 +148,8 @@ struct llama {
   static constexpr bool is_static = Config != llama_config{};
 
   static constexpr char const* problem(llama_config const& c) { return detail::llama_problem(c); }
+  /// What the planner knows of it.
+  static constexpr nn::model_shape shape(llama_config const& c) { return detail::llama_shape(c); }
   template <Arithmetic Order>
   static network_type network(llama_config const& c);
 };

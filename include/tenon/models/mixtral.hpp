@@ -61,6 +61,12 @@ struct mixtral {
       return "tenon::models: capacity_factor or auxiliary_weight is negative or not a number. Fix: 0 for none.";
     return nullptr;
   }
+  /// What the planner knows of it.
+  static constexpr nn::model_shape shape(mixtral_config const& c) {
+    nn::model_shape s = detail::llama_shape(c);
+    s.experts = s.held_experts = c.experts, s.experts_per_token = c.experts_per_token;
+    return s;
+  }
   template <Arithmetic Order>
   static network_type network(mixtral_config const& c) {
     nn::moe block{.experts = c.experts,

@@ -19,6 +19,49 @@ struct micro_batch_range {
   index_t first = 0, count = 1, total = 1;
 };
 
+/// Which of a few buffers each micro-batch is written into, and what is added behind it: numbers, for the tree of gradients
+/// and for who wants to know how many buffers it takes.
+struct gradient_turns {
+  struct merge {
+    std::size_t sum, other;  ///< buffers: the second is added to the first
+  };
+  struct turn {
+    std::size_t current;
+    std::vector<merge> merges{};
+  };
+  std::vector<turn> turns;             ///< one for each micro-batch
+  std::vector<std::size_t> results;    ///< the buffers of the nodes that are left, from left to right
+  std::vector<comm::tree_node> nodes;  ///< which those are
+  std::size_t buffers = 0;
+
+  constexpr explicit gradient_turns(micro_batch_range which)
+      : nodes(comm::canonical_nodes(which.first, which.first + which.count, which.total)) {
+    std::vector<std::size_t> unused;
+    std::vector<comm::tree_node> pending;  // what `results` holds so far
+    for (index_t i = 0; i < which.count; ++i) {
+      if (unused.empty()) unused.push_back(buffers++);
+      turn t{unused.back()};
+      unused.pop_back();
+      results.push_back(t.current);
+      pending.push_back({0, which.first + i});
+      while (are_siblings(pending) || (i + 1 == which.count && pending.size() > nodes.size())) {
+        unused.push_back(results.back());
+        results.pop_back(), pending.pop_back();
+        t.merges.push_back({results.back(), unused.back()});
+        pending.back() = {pending.back().level + 1, pending.back().index / 2};
+      }
+      turns.push_back(std::move(t));
+    }
+  }
+
+ private:
+  static constexpr bool are_siblings(std::vector<comm::tree_node> const& l) {
+    if (l.size() < 2) return false;
+    auto const &a = l[l.size() - 2], &b = l.back();
+    return a.level == b.level && a.index % 2 == 0 && b.index == a.index + 1;
+  }
+};
+
 /// Gradients of micro-batches, added in the fixed tree over the micro-batch index (rule 2 of the arithmetic contract).
 /// One micro-batch needs one buffer, 2^k need k + 1. When other micro-batches are elsewhere, what is left at the end are
 /// the nodes that the ones here make up. `Bound` is what a buffer is bound to (aggregates of views), once per buffer.
@@ -35,69 +78,38 @@ class gradient_tree {
   };
   /// @param bind (float*) -> Bound
   template <class Bind>
-  gradient_tree(index_t size, micro_batch_range which, Bind&& bind)
-      : final_nodes(comm::canonical_nodes(which.first, which.first + which.count, which.total)) {
-    std::vector<slot*> unused, pending;
-    std::vector<comm::tree_node> nodes;  // of `pending`
-    for (index_t i = 0; i < which.count; ++i) {
-      if (unused.empty()) {
-        slots.emplace_back();
-        slots.back().values = flat_buffer<float>(size);
-        slots.back().bound = bind(slots.back().values.data());
-        unused.push_back(&slots.back());
-      }
-      turn t{.current = unused.back()};
-      unused.pop_back();
-      pending.push_back(t.current);
-      nodes.push_back({0, which.first + i});
-      auto const merge = [&] {
-        t.merges.emplace_back(pending[pending.size() - 2], pending.back());
-        unused.push_back(pending.back());
-        pending.pop_back(), nodes.pop_back();
-        nodes.back() = {nodes.back().level + 1, nodes.back().index / 2};
-      };
-      while (are_siblings(nodes)) merge();
-      if (i + 1 == which.count)
-        while (pending.size() > final_nodes.size()) merge();
-      turns.push_back(std::move(t));
+  gradient_tree(index_t size, micro_batch_range which, Bind&& bind) : plan(which) {
+    for (std::size_t i = 0; i < plan.buffers; ++i) {
+      slots.emplace_back();
+      slots.back().values = flat_buffer<float>(size);
+      slots.back().bound = bind(slots.back().values.data());
     }
-    results = pending;
+    for (std::size_t i : plan.results) results.push_back(&slots[i]);
   }
   gradient_tree(gradient_tree const&) = delete;
 
   /// The buffer that the next micro-batch writes over.
-  slot& next() { return *turns[at].current; }
+  slot& next() { return slots[plan.turns[at].current]; }
   /// The micro-batch that is being written is the last one.
-  bool is_last() const { return at + 1 == turns.size(); }
+  bool is_last() const { return at + 1 == plan.turns.size(); }
   /// Elements [begin, end) of `next()` are written: adds them to what they belong to.
   /// @param add (float* sum, float const* other, index_t n)
   template <class Add>
   void close(index_t begin, index_t end, Add&& add) {
-    for (auto const& [left, right] : turns[at].merges)
-      add(left->values.data() + begin, right->values.data() + begin, end - begin);
+    for (auto const& [sum, other] : plan.turns[at].merges)
+      add(slots[sum].values.data() + begin, slots[other].values.data() + begin, end - begin);
   }
   /// All of `next()` is closed.
   void close() { at = is_last() ? 0 : at + 1; }
   /// Where the sums are behind the last micro-batch: nodes of the tree, from left to right.
   std::span<slot* const> nodes() const { return results; }
   /// Which nodes those are.
-  std::span<comm::tree_node const> node_list() const { return final_nodes; }
+  std::span<comm::tree_node const> node_list() const { return plan.nodes; }
   std::size_t bytes() const { return slots.size() * std::size_t(slots.front().values.size()) * sizeof(float); }
 
  private:
-  static bool are_siblings(std::vector<comm::tree_node> const& l) {
-    if (l.size() < 2) return false;
-    auto const &a = l[l.size() - 2], &b = l.back();
-    return a.level == b.level && a.index % 2 == 0 && b.index == a.index + 1;
-  }
-  /// What is done with one micro-batch.
-  struct turn {
-    slot* current = nullptr;
-    std::vector<std::pair<slot*, slot*>> merges{};  ///< the second is added to the first
-  };
-  std::vector<comm::tree_node> final_nodes;
+  gradient_turns plan;
   std::deque<slot> slots;
-  std::vector<turn> turns;
   std::vector<slot*> results;
   std::size_t at = 0;
 };

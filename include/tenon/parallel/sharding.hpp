@@ -16,17 +16,21 @@ namespace tenon::parallel {
 /// Elements [begin, end) of a flat buffer.
 struct stretch {
   index_t begin = 0, end = 0;
-  index_t size() const { return end - begin; }
+  constexpr index_t size() const { return end - begin; }
 };
 constexpr stretch intersection(stretch a, stretch b) {
   index_t const begin = std::max(a.begin, b.begin);
   return {begin, std::max(begin, std::min(a.end, b.end))};
 }
-inline stretch stretch_of(parameter_spec const& s) { return {s.offset, s.offset + s.size()}; }
+template <class Spec>
+constexpr stretch stretch_of(Spec const& s) {
+  return {s.offset, s.offset + s.size()};
+}
 
 /// Where a flat buffer may be cut near `at`: at a multiple of 16 values of a row, so that the order of a gradient's norm
 /// does not change, or between parameters (only there when `whole` matrices are wanted).
-inline index_t legal_cut(std::span<parameter_spec const> specs, index_t at, bool whole) {
+template <class Spec>
+constexpr index_t legal_cut(std::span<Spec const> specs, index_t at, bool whole) {
   for (auto const& s : specs) {
     auto const range = stretch_of(s);
     if (at <= range.begin || at >= range.end) continue;
@@ -35,6 +39,14 @@ inline index_t legal_cut(std::span<parameter_spec const> specs, index_t at, bool
     return range.begin + row * s.cols + col / lanes * lanes;
   }
   return at;
+}
+
+/// Where the part of replica r of `count` begins in a bucket that takes `range`, counted from there.
+template <class Spec>
+constexpr index_t bucket_cut(std::span<Spec const> specs, stretch range, int r, int count, bool whole) {
+  if (r == count) return range.size();
+  return std::clamp(legal_cut(specs, range.begin + range.size() * r / count, whole), range.begin, range.end) -
+         range.begin;
 }
 
 /// A stretch of the flat buffer that is reduced, gathered and updated as one.
@@ -68,11 +80,8 @@ inline std::vector<bucket> make_buckets(std::span<parameter_spec const> specs, s
     b.experts = begins[i].experts;
     b.range = {begins[i].at, i + 1 < begins.size() ? begins[i + 1].at : size};
     auto const replica = b.experts ? of_experts : all;
-    for (int r = 0; r <= replica.count; ++r) {
-      index_t at = legal_cut(specs, b.range.begin + b.range.size() * r / replica.count, whole);
-      at = std::clamp(at, b.range.begin, b.range.end);
-      b.cuts.push_back(std::size_t(r == replica.count ? b.range.size() : at - b.range.begin));
-    }
+    for (int r = 0; r <= replica.count; ++r)
+      b.cuts.push_back(std::size_t(bucket_cut(specs, b.range, r, replica.count, whole)));
     b.own = {b.range.begin + index_t(b.cuts[std::size_t(replica.rank)]),
              b.range.begin + index_t(b.cuts[std::size_t(replica.rank) + 1])};
     b.compact = compact;

@@ -205,6 +205,13 @@ class trainer {
     for (auto const& p : parts) n += p.model.bytes();
     return n;
   }
+  /// Most bytes that activations took at a time in the arenas of micro-batches, what was lent to them left out.
+  std::size_t activation_bytes() const {
+    std::size_t n = 0;
+    for (auto const& p : parts)
+      for (auto const& f : p.flights) n += f.memory.high_water() + f.deferred.memory.high_water();
+    return n;
+  }
   index_t steps() const { return steps_done; }
   /// Sequences trained on so far: the position in the data.
   index_t samples() const { return samples_done; }
