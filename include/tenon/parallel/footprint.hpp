@@ -23,11 +23,11 @@ struct schedule_functions {
   int chunks = 1;
   int (*multiple)(int stages) = nullptr;
   program (*make)(int stages, int rank, int micro_batches) = nullptr;
-  bool is_one_f_one_b = false;
+  bool is_one_f_one_b = false, is_zero_bubble = false;
 };
 template <PipelineSchedule S>
 inline constexpr schedule_functions functions_of{schedule_for<S>::chunks, schedule_for<S>::multiple, make_program<S>,
-                                                 std::same_as<S, one_f_one_b>};
+                                                 std::same_as<S, one_f_one_b>, std::same_as<S, zero_bubble>};
 
 /// A line of types and the numbers of a run, as far as bytes and time depend on them.
 struct strategy {
@@ -159,8 +159,8 @@ class stage_count {
       f.gradients += fp32 * (compact + (apart ? table : 0)) * buffers_of({0, s.accumulate, s.accumulate});
     } else {
       index_t const group = index_t(at.data) * s.mesh.expert + at.expert;
-      f.gradients += fp32 * flat_gradients *
-                     buffers_of({group * s.accumulate, s.accumulate, index_t(s.groups()) * s.accumulate});
+      f.gradients +=
+          fp32 * flat_gradients * buffers_of({group * s.accumulate, s.accumulate, index_t(s.groups()) * s.accumulate});
     }
   }
 
@@ -321,13 +321,11 @@ constexpr std::vector<int> flights_of(program const& work, int rank, int stages,
 constexpr footprint footprint_of(nn::model_shape const& model, strategy const& s, rank_place const& at,
                                  std::vector<int> const& flights) {
   footprint f;
-  bool puts_off = false;
-  for (auto const& i : s.schedule.make(2, 0, s.schedule.multiple(2))) puts_off |= i.what == action::weight_backward;
   for (int c = 0; c < s.schedule.chunks; ++c) {
     detail::stage_count const stage(model, s, at, c * s.mesh.pipeline + at.pipeline);
     stage.add_state(f);
     index_t const kept = flights[std::size_t(c)] * stage.flight();
-    f.activations += kept + (puts_off ? flights[std::size_t(c)] * stage.deferred() : 0);
+    f.activations += kept + (s.schedule.is_zero_bubble ? flights[std::size_t(c)] * stage.deferred() : 0);
     if (s.activations_in_file) f.in_file += kept;
   }
   return f;
