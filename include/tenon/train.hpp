@@ -7,6 +7,7 @@
 #include <tenon/models/llama.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/fit.hpp>
+#include <tenon/train/plan.hpp>
 #include <tenon/train/progress.hpp>
 #include <tenon/train/sample.hpp>
 #include <tenon/train/trainer.hpp>

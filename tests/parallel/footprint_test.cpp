@@ -38,7 +38,7 @@ void check(std::initializer_list<std::tuple<comm::mesh_shape, index_t, index_t>>
     } measured[16];
     auto o = options(batch, accumulate, mesh);
     if (Model::config.context > 100) o.sequence_length = 512;
-    auto const s = train::strategy_of<line>(Model::config, o);
+    auto const s = train::strategy_of<line>({batch, accumulate, o.sequence_length, mesh}, Model::config.context);
     CAPTURE(comm::to_string(s.mesh));
     CAPTURE(batch);
     CAPTURE(accumulate);

@@ -2,6 +2,7 @@
 #pragma once
 /// @file Which meshes a model fits on, and which of them is fastest.
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <string>
 #include <tuple>
@@ -62,11 +63,13 @@ struct search_options {
   index_t sequence_length = 0;
   std::size_t top = 10;
   double usable_memory = 0.95;  ///< the rest is for scratch of kernels, the communicator and the driver
+  std::function<bool(strategy const&)> accepts{};  ///< what else a mesh must be; empty: nothing
 };
 struct search_result {
   std::vector<planned_mesh> best;  ///< the fastest first
   std::size_t candidates = 0;      ///< meshes that the model and the batch can be cut for
   std::size_t too_large = 0;       ///< of those that are faster than the last in `best`
+  planned_mesh smallest{};         ///< where nothing fits: what needs least
 };
 
 namespace detail {
@@ -144,26 +147,34 @@ inline search_result search(nn::model_shape const& model, hardware const& on, se
     strategy how;
   };
   std::vector<candidate> all;
-  detail::for_each_mesh(model, o, common, [&](strategy const& s) { all.push_back({time_of(model, s, on).step, s}); });
+  detail::for_each_mesh(model, o, common, [&](strategy const& s) {
+    if (!o.accepts || o.accepts(s)) all.push_back({time_of(model, s, on).step, s});
+  });
   if (all.empty())
-    throw argument_error("tenon::plan: a batch of " + std::to_string(o.batch) + " sequences cannot be cut for " +
-                         std::to_string(o.devices) + " devices and " + std::to_string(model.layers) +
-                         " layers. Fix: a batch that is a multiple of the devices, or a number of devices with small "
-                         "factors.");
+    throw argument_error("tenon::plan: no mesh of " + std::to_string(o.devices) + " devices cuts a batch of " +
+                         std::to_string(o.batch) + " sequences and " + std::to_string(model.layers) + " layers" +
+                         (o.accepts ? " as asked" : "") +
+                         ". Fix: a batch that is a multiple of the devices, a number of devices with small factors, or "
+                         "fewer demands.");
   std::stable_sort(all.begin(), all.end(), [](auto const& a, auto const& b) { return a.seconds < b.seconds; });
   mesh_planner planner(model, on);
   search_result r;
   r.candidates = all.size();
   auto const limit = index_t(double(on.memory_bytes) * o.usable_memory);
+  candidate const* smallest = nullptr;
+  index_t least_bytes = 0;
   for (auto const& c : all) {
     if (r.best.size() == o.top) break;
-    bool fits = planner.least(c.how) <= limit;
+    index_t const least = planner.least(c.how);
+    if (!smallest || least < least_bytes) smallest = &c, least_bytes = least;
+    bool fits = least <= limit;
     if (fits) {
       auto const p = planner.plan(c.how);
       if ((fits = p.bytes.total() <= limit)) r.best.push_back(p);
     }
     r.too_large += !fits;
   }
+  if (r.best.empty()) r.smallest = planner.plan(smallest->how);
   return r;
 }
 
