@@ -20,12 +20,13 @@ using namespace plan_example;
 
 /// What the command line says; what is empty is searched.
 struct arguments {
-  std::string model = "gpt3_175b", hardware = "a100_80gb", mesh, schedule, recompute, precision = "bf16_mixed", svg;
+  std::string model = "gpt3_175b", hardware = "a100_80gb", mesh, schedule, recompute, sequence_parallel, svg,
+              precision = "bf16_mixed";
   index_t devices = 8, batch = 0, sequence_length = 0;
   std::size_t top = 10;
   std::optional<int> zero;
   std::optional<index_t> micro;
-  bool as_json = false;
+  bool as_json = false, ignores_memory = false;
 };
 
 std::string model_names() {
@@ -46,12 +47,15 @@ std::optional<arguments> read(int argc, char** argv) {
   app.add_option("--sequence-length", a.sequence_length, "tokens; otherwise the model's context")
       ->check(CLI::Range(1, 100000000));
   app.add_option("--precision", a.precision, "")->check(CLI::IsMember({"bf16_mixed", "fp32"}));
-  app.add_option("--mesh", a.mesh, "axes that are given, as in tensor=8,pipeline=16; the others are searched");
+  app.add_option("--mesh", a.mesh, "only this one, as in tensor=8,pipeline=16; data may be left out");
   app.add_option("--zero", a.zero, "only this stage")->check(CLI::Range(0, 3));
   app.add_option("--micro-batch", a.micro, "only so many sequences")->check(CLI::Range(1, 1024));
   app.add_option("--recompute", a.recompute, "only this")->check(CLI::IsMember({"none", "selective", "full"}));
   app.add_option("--schedule", a.schedule, "only this")
       ->check(CLI::IsMember({"1f1b", "interleaved2", "interleaved4", "zero_bubble"}));
+  app.add_option("--sequence-parallel", a.sequence_parallel, "only with it, or without")
+      ->check(CLI::IsMember({"on", "off"}));
+  app.add_flag("--ignore-memory", a.ignores_memory, "also meshes that do not fit");
   app.add_option("--top", a.top, "meshes to show")->check(CLI::Range(1, 1000));
   app.add_flag("--json", a.as_json, "print one JSON object, and nothing else");
   app.add_option("--svg", a.svg, "write a picture of the step times to this file");
@@ -71,7 +75,9 @@ auto filter(arguments const& a) {
   auto const asked = tenon::comm::parse_mesh(a.mesh.empty() ? "data=1" : a.mesh);
   return [asked, a](parallel::strategy const& s) {
     for (auto const& [name, axis] : tenon::comm::detail::mesh_axes)
-      if (a.mesh.find(name) != std::string::npos && s.mesh.*axis != asked.*axis) return false;
+      if (a.mesh.find(name) != std::string::npos || (!a.mesh.empty() && axis != &tenon::comm::mesh_shape::data))
+        if (s.mesh.*axis != asked.*axis) return false;
+    if (!a.sequence_parallel.empty() && s.sequence_parallel != (a.sequence_parallel == "on")) return false;
     return (!a.zero || s.zero == *a.zero) && (!a.micro || s.micro == *a.micro) &&
            (a.recompute.empty() || a.recompute == name_of(s.recompute)) &&
            (a.schedule.empty() || s.mesh.pipeline == 1 || a.schedule == name_of(s.schedule));
@@ -93,6 +99,7 @@ int main(int argc, char** argv) try {
               .batch = a->batch ? a->batch : tenon::round_up(1024, a->devices),
               .sequence_length = a->sequence_length ? a->sequence_length : of.shape.context,
               .top = a->top,
+              .usable_memory = a->ignores_memory ? 1e6 : 0.95,
               .accepts = filter(*a)};
   if (of.asked.sequence_length > of.shape.context)
     throw tenon::argument_error("a sequence of " + std::to_string(of.asked.sequence_length) +

@@ -126,8 +126,11 @@ void for_each_mesh(nn::model_shape const& m, search_options const& o, strategy c
         for_each_divisor(rest / pipeline, std::max<index_t>(m.experts, 1), [&](int expert) {
           if (m.experts && m.experts % expert) return;
           s.mesh = {int(rest / pipeline / expert), tensor, context, pipeline, expert};
-          s.sequence_parallel = tensor > 1 && !m.experts;
-          if (o.batch % s.groups() == 0) with_micro_batches();
+          if (o.batch % s.groups()) return;
+          for (bool cut : {true, false}) {
+            s.sequence_parallel = cut;
+            if (!cut || (tensor > 1 && !m.experts)) with_micro_batches();
+          }
         });
       });
     }

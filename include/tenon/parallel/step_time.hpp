@@ -156,7 +156,11 @@ constexpr step_time time_of(nn::model_shape const& whole, strategy const& s, har
   double const work = t.products + t.memory + t.tensor + t.context + t.expert + t.pipeline;
   t.bubble = work * bubble_of(s);
   double const hidden = s.eager() ? work * (passes - 1) / passes : 0;
-  t.replicas = std::max(0.0, seconds(sent.gradients + sent.parameters, model_ranks * s.mesh.data, 2 * layers) - hidden);
+  // A ring of all replicas, for every layer: a sum and a gathering, or under zero<3> two of these.
+  double const rings = layers * (s.eager() ? micro_batches : 1) * (s.zero == 3 ? 3 : 2);
+  t.replicas = std::max(
+      0.0,
+      seconds(sent.gradients + sent.parameters, model_ranks * s.mesh.data, rings * double(s.replicas() - 1)) - hidden);
   double const owned = e.all / (s.zero > 0 ? s.replicas() : 1);
   t.update = owned * (4 * (3 + 2 * s.optimizer_tensors) + double(s.value_bytes)) / on.memory_bandwidth;
   t.step = work + t.bubble + t.replicas + t.update;
