@@ -181,3 +181,12 @@ TEST_CASE("micro-batches under way are those of the schedules' programs") {
         CHECK(flights_of(make_program<gpipe>(p, r, m), r, p, 1)[0] == m);
       }
 }
+
+TEST_CASE("this host is measured, and shared among ranks") {
+  auto const one = hw::measure_this_host(), two = hw::measure_this_host(2);
+  CHECK(one.flops > 1e9);
+  CHECK(one.memory_bandwidth > 1e8);
+  CHECK(one.memory_bytes / 2 == two.memory_bytes);
+  CHECK(two.node_devices == 2);
+  CHECK(two.flops < 0.8 * one.flops);  // half of it, on a machine that others use too
+}
