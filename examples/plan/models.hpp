@@ -78,6 +78,21 @@ inline std::vector<std::pair<std::string, model_shape>> const& known_models() {
   return models;
 }
 
+/// A run of the literature: on A100 80GB, 2048 tokens, all of a layer recomputed, 1F1B.
+struct published_run {
+  char const* model;
+  index_t devices, batch;
+  int tensor, pipeline;
+  double percent;  ///< of the peak
+};
+/// @source Narayanan et al. 2021, arXiv:2104.04473, table 1; GPT-3: table 2 and section 5.1 (140 TFLOP/s)
+inline constexpr published_run published_runs[] = {
+    {"gpt_1.7b", 32, 512, 1, 1, 44},        {"gpt_3.6b", 64, 512, 2, 1, 44},      {"gpt_7.5b", 128, 512, 4, 1, 46},
+    {"gpt_18b", 256, 1024, 8, 1, 43},       {"gpt_39b", 512, 1536, 8, 2, 44},     {"gpt_76b", 1024, 1792, 8, 4, 45},
+    {"gpt_146b", 1536, 2304, 8, 8, 47},     {"gpt3_175b", 1024, 1536, 8, 16, 45}, {"gpt_310b", 1920, 2160, 8, 16, 50},
+    {"mt_nlg_530b", 2520, 2520, 8, 35, 52}, {"gpt_1t", 3072, 3072, 8, 64, 52},
+};
+
 /// The shape that a file named config.json of the hub gives.
 /// @error argument_error names the file and what it lacks
 inline model_shape from_config(std::string const& file) {

@@ -11,6 +11,8 @@
 
 #include <tenon/parallel/mesh_search.hpp>
 
+#include "models.hpp"
+
 namespace plan_example {
 
 namespace parallel = tenon::parallel;
@@ -107,18 +109,35 @@ inline json to_json(subject const& of, planned_mesh const& p) {
           {"bound", p.time.bound()},
           {"why", of.why(p)}};
 }
+/// What papers report for this model on as many of these devices, beside what is planned for their mesh.
+inline json published(subject of) {
+  json all = json::array();
+  for (auto const& run : published_runs) {
+    if (run.model != of.model || run.devices != of.asked.devices || of.on.name != tenon::hw::a100_80gb.name) continue;
+    of.asked.batch = run.batch;
+    of.asked.sequence_length = 2048;
+    of.asked.usable_memory = 1e6;  // theirs is another memory
+    of.asked.top = 1;
+    of.asked.accepts = [&](parallel::strategy const& s) {
+      return s.mesh.tensor == run.tensor && s.mesh.pipeline == run.pipeline && s.mesh.context == 1 && s.zero == 0 &&
+             !s.sequence_parallel && s.schedule.is_one_f_one_b && s.recompute == tenon::memory::recompute::whole_layers;
+    };
+    auto const planned = parallel::search(of.shape, of.on, of.asked, {.value_bytes = 2}).best.at(0);
+    all.push_back({{"source", "arXiv:2104.04473"},
+                   {"batch", run.batch},
+                   {"utilisation_percent", run.percent},
+                   {"planned", to_json(of, planned)}});
+  }
+  return all;
+}
 inline json to_json(subject const& of, parallel::search_result const& r) {
   json meshes = json::array();
   for (auto const& p : r.best) meshes.push_back(to_json(of, p));
-  return {{"model", of.model},
-          {"parameters", of.shape.parameters()},
-          {"hardware", of.on.name},
-          {"devices", of.asked.devices},
-          {"batch", of.asked.batch},
-          {"sequence_length", of.asked.sequence_length},
-          {"candidates", r.candidates},
-          {"faster_but_too_large", r.too_large},
-          {"meshes", meshes}};
+  return {{"model", of.model},          {"parameters", of.shape.parameters()},
+          {"hardware", of.on.name},     {"devices", of.asked.devices},
+          {"batch", of.asked.batch},    {"sequence_length", of.asked.sequence_length},
+          {"candidates", r.candidates}, {"faster_but_too_large", r.too_large},
+          {"meshes", meshes},           {"published", published(of)}};
 }
 
 inline void print_table(subject const& of, parallel::search_result const& r) {

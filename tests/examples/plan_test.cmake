@@ -40,6 +40,15 @@ published(gpt3_175b 1024 1536 tensor=8,pipeline=16 1746 4510 45)
 published(mt_nlg_530b 2520 2520 tensor=8,pipeline=35 5296 2221 52)
 published(gpt_1t 3072 3072 tensor=8,pipeline=64 10080 5139 52)
 
+# The same beside the best meshes, for runs that are known.
+execute_process(COMMAND ${plan} --model gpt3_175b --devices 1024 --hardware a100_80gb --json OUTPUT_VARIABLE out
+  COMMAND_ERROR_IS_FATAL ANY)
+string(JSON measured GET "${out}" published 0 utilisation_percent)
+string(JSON planned GET "${out}" published 0 planned utilisation_percent)
+if(NOT measured EQUAL 45 OR planned LESS 40 OR planned GREATER 50)
+  message(FATAL_ERROR "GPT-3 on 1024 devices: published ${measured} %, planned ${planned} %")
+endif()
+
 function(refused expected)
   execute_process(COMMAND ${plan} ${ARGN} OUTPUT_VARIABLE out ERROR_VARIABLE error RESULT_VARIABLE code)
   string(REGEX REPLACE "\n$" "" line "${error}")
