@@ -76,8 +76,9 @@ constexpr parallel::strategy strategy_of(plan_options const& options, index_t co
 constexpr parallel::footprint fullest(nn::model_shape const& model, parallel::strategy const& s) {
   parallel::footprint most;
   parallel::rank_place at;
-  for (at.pipeline = 0; at.pipeline < s.mesh.pipeline; ++at.pipeline)
+  for (int stage = 0; stage < s.mesh.pipeline; ++stage)
     for (int r = 0; r < std::min(16, s.replicas()); ++r) {
+      at.pipeline = stage;
       at.context = r % s.mesh.context, at.expert = r / s.mesh.context % s.mesh.expert;
       at.data = r / s.mesh.context / s.mesh.expert;
       auto const f = parallel::footprint_of(model, s, at);
