@@ -50,7 +50,8 @@ struct arguments {
   std::string model = "gpt-small", precision = "fp32", out, trace, prompt = "// ";
   std::vector<std::string> text;
   index_t steps = 300, batch = 8, accumulate = 1, context = 0, checkpoint_every = 100, evaluate_every = 0,
-          sample_tokens = 300;
+          sample_tokens = 300, keep_every = 0;
+  std::size_t keep_checkpoints = 2;
   std::uint64_t seed = 1;
   int threads = 0;
   float learning_rate = 1e-3f, dropout = 0;

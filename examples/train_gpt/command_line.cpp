@@ -35,8 +35,14 @@ std::optional<arguments> read_command_line(int argc, char** argv, char const* ab
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--out", a.out, "folder for checkpoints, metrics.jsonl and loss.svg (default: nothing is written)");
-  app.add_flag("--resume", a.resume, "continue from the newest checkpoint in --out");
+  app.add_flag("--resume", a.resume, "continue from the newest good checkpoint in --out");
   app.add_option("--checkpoint-every", a.checkpoint_every, "steps between checkpoints; 0: at the end only")
+      ->check(CLI::Range(0l, 100000000l))
+      ->capture_default_str();
+  app.add_option("--keep-checkpoints", a.keep_checkpoints, "how many of the newest checkpoints stay")
+      ->check(CLI::Range(1l, 100000000l))
+      ->capture_default_str();
+  app.add_option("--keep-every", a.keep_every, "checkpoints of every so many steps stay too; 0: none for its number")
       ->check(CLI::Range(0l, 100000000l))
       ->capture_default_str();
   app.add_option("--evaluate-every", a.evaluate_every, "steps between evaluations; 0: at the end only")

@@ -68,10 +68,14 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
                                   .out = a.out,
                                   .resume = a.resume,
                                   .checkpoint_every = a.checkpoint_every,
+                                  .keep_checkpoints = a.keep_checkpoints,
+                                  .keep_every = a.keep_every,
                                   .evaluate_every = a.evaluate_every,
-                                  .on_step = [&](tenon::fit_event const& e) {
-                                    if (prints) progress.update(e);
-                                  }});
+                                  .on_step =
+                                      [&](tenon::fit_event const& e) {
+                                        if (prints) progress.update(e);
+                                      },
+                                  .on_notice = [](std::string const& s) { std::fprintf(stderr, "%s\n", s.c_str()); }});
   if (prints) progress.finish();
   t.record(nullptr);
   if (!a.trace.empty()) tenon::comm::write_trace(world, a.trace, recorder);

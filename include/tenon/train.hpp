@@ -6,6 +6,7 @@
 #include <tenon/models/gpt2.hpp>
 #include <tenon/models/llama.hpp>
 #include <tenon/train/checkpoint.hpp>
+#include <tenon/train/checkpoint_files.hpp>
 #include <tenon/train/fit.hpp>
 #include <tenon/train/plan.hpp>
 #include <tenon/train/progress.hpp>

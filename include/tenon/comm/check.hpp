@@ -42,6 +42,17 @@ void check_same(C& c, std::string const& what, std::string const& mine) {
                                          "'. Fix: start the same program with the same options on every rank.");
 }
 
+/// Of sentences that ranks may have, empty where all went well, the one of the first rank that has any; on every rank.
+template <Communicator C>
+std::string first_sentence(C& c, std::string const& mine) {
+  std::vector<std::int64_t> has(std::size_t(c.size()));
+  has[std::size_t(c.rank())] = !mine.empty();
+  c.sum(has);
+  for (int r = 0; r < c.size(); ++r)
+    if (has[std::size_t(r)]) return detail::broadcast_text(c, mine, r);
+  return {};
+}
+
 /// Seconds to wait for all ranks at the start: TENON_START_TIMEOUT of the environment, or 60.
 inline double start_timeout() {
   char const* const text = std::getenv("TENON_START_TIMEOUT");  // NOLINT(concurrency-mt-unsafe): nobody sets it

@@ -26,6 +26,7 @@ struct error : std::runtime_error {
 /// A file or folder could not be read, written or understood.
 struct file_error : error {
   file_error(std::string const& path, std::string const& what) : error(errc::bad_file, path + ": " + what) {}
+  explicit file_error(std::string const& sentence) : error(errc::bad_file, sentence) {}
 };
 /// A caller's shape, option or flag does not fit.
 struct argument_error : error {

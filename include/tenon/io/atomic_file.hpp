@@ -246,4 +246,14 @@ class atomic_folder {
   detail::descriptor lock;
 };
 
+/// Removes a folder, or nothing of it if it cannot be: a kill in the midst leaves a temporary, which the next writer
+/// beside it cleans up.
+/// @test tests/io/atomic_file_test.cpp
+inline void remove_folder_atomically(path const& folder) {
+  path const temporary = detail::temporary_name(folder);
+  if (::rename(folder.c_str(), temporary.c_str()) != 0) detail::fail(folder, "cannot remove the folder", errno);
+  std::error_code ignored;
+  std::filesystem::remove_all(temporary, ignored);
+}
+
 }  // namespace tenon::io

@@ -79,6 +79,8 @@ class safetensors_file {
   tensor_map const& tensors() const { return by_name; }
   /// The free text under "__metadata__".
   text_map const& metadata() const { return texts; }
+  /// What is in the file before the tensors' bytes.
+  std::span<std::byte const> header() const { return before_tensors; }
   bool contains(std::string_view tensor) const { return by_name.find(tensor) != by_name.end(); }
 
   /// @error file_error when there is no such tensor
@@ -118,6 +120,7 @@ class safetensors_file {
   void parse(std::span<std::byte const> bytes, std::string const& file) {
     shown_name = file;
     detail::safetensors_header header = detail::read_safetensors_header(bytes, file);
+    before_tensors = bytes.first(header.buffer_begin);
     texts = std::move(header.metadata);
     for (auto& [tensor, entry] : header.entries) {
       auto const content = bytes.subspan(header.buffer_begin + entry.begin, entry.end - entry.begin);
@@ -136,6 +139,7 @@ class safetensors_file {
 
   mapped_file source;
   std::string shown_name;
+  std::span<std::byte const> before_tensors;
   tensor_map by_name;
   text_map texts;
   std::vector<std::unique_ptr<std::uint64_t[]>> copies;

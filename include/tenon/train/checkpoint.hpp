@@ -1,26 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-/// @file Everything a run is, on disk: parameters and optimizer state as safetensors, the rest as JSON.
+/// @file Saving everything a run is, and going on from it, on the same mesh or on another.
 ///
-/// A checkpoint is a folder `step-00000200` with `model.safetensors`, `optimizer.safetensors` and `state.json`. It
-/// appears under its name whole or not at all, so a kill or a full disk leaves the older ones as they were.
+/// Ranks write at the same time, each whole tensors of its own choice of files, from a copy, beside the steps that follow.
+/// A checkpoint appears under its name whole or not at all, so a kill or a full disk leaves the older ones as they were.
+/// The files: train/checkpoint_files.hpp.   @test tests/train/checkpoint_test.cpp
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
+#include <exception>
 #include <filesystem>
+#include <future>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include <tenon/comm/check.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/parameter.hpp>
 #include <tenon/io/atomic_file.hpp>
-#include <tenon/io/mapped_file.hpp>
+#include <tenon/io/file_lock.hpp>
 #include <tenon/io/safetensors.hpp>
 #include <tenon/io/sha256.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/parallel/model_state.hpp>
+#include <tenon/parallel/sharding.hpp>
+#include <tenon/train/checkpoint_files.hpp>
 
 namespace tenon {
 
@@ -55,7 +66,7 @@ nlohmann::ordered_json describe(Trainer& trainer, std::string const& text) {
   json config;
   auto const& c = trainer.config();
   std::remove_cvref_t<decltype(c)>::for_each_field(c, [&](char const* name, auto value) { config[name] = value; });
-  return json{{"format", 1},
+  return json{{"format", checkpoint_files::format},
               {"model", Trainer::model_type::name},
               {"config", config},
               {"precision", Trainer::set::precision::name},
@@ -69,97 +80,267 @@ nlohmann::ordered_json describe(Trainer& trainer, std::string const& text) {
               {"loss_scale_good_steps", state.scaler.good_steps}};
 }
 
-}  // namespace train
-
-namespace train {
-
 /// One tensor of a checkpoint: a parameter, or what the optimizer keeps for it.
 struct checkpoint_tensor {
   std::string name;
   state_kind kind;
   parameter_spec const* spec;
+  int rank = 0;       ///< writes it
+  index_t begin = 0;  ///< where, in values, it begins among those that this rank writes
+  std::string file{};
 };
-/// What model.safetensors, or optimizer.safetensors, holds, in the order in which it is written.
+/// All of them, shared out among the ranks: a function of the model, the optimizer and the number of ranks.
 template <class Trainer>
-std::vector<checkpoint_tensor> checkpoint_tensors(Trainer const& trainer, bool optimizer) {
+std::vector<checkpoint_tensor> checkpoint_tensors(Trainer const& trainer, int ranks) {
   std::vector<checkpoint_tensor> all;
+  std::vector<index_t> sizes;
   for (auto const& spec : trainer.parameter_list()) {
-    if (!optimizer) {
-      all.push_back({spec.name, state_kind::parameters, &spec});
-      continue;
-    }
+    all.push_back({spec.name, state_kind::parameters, &spec});
     all.push_back({"first." + spec.name, state_kind::first, &spec});
     if (Trainer::set::optimizer::state_tensors > 1) all.push_back({"second." + spec.name, state_kind::second, &spec});
   }
-  std::sort(all.begin(), all.end(), [](auto const& a, auto const& b) { return a.name < b.name; });
+  for (auto const& t : all) sizes.push_back(t.spec->size());
+  auto const rank_of = share_out(sizes, ranks);
+  std::vector<index_t> ends(static_cast<std::size_t>(ranks));
+  std::map<std::pair<bool, int>, int> number;  // of the file that a rank writes, of each of the two kinds
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i].rank = rank_of[i];
+    all[i].begin = std::exchange(ends[std::size_t(rank_of[i])], ends[std::size_t(rank_of[i])] + sizes[i]);
+    number[{all[i].kind == state_kind::parameters, rank_of[i]}];
+  }
+  int files[2] = {0, 0};
+  for (auto& [key, n] : number) n = ++files[key.first];
+  for (auto& t : all) {
+    bool const is_model = t.kind == state_kind::parameters;
+    char part[32] = "";
+    if (files[is_model] > 1)
+      std::snprintf(part, sizeof part, "-%05d-of-%05d", number.at({is_model, t.rank}), files[is_model]);
+    t.file = std::string(is_model ? "model" : "optimizer") + part + ".safetensors";
+  }
   return all;
 }
-/// Rank 0 writes, tensor by tensor; all ranks give their parts.
+
+/// Gives every rank the values of the tensors that it writes, from those that own them: a collective of the step's
+/// thread. Some MiB at a time, so that this takes no more memory than that.
 template <class Trainer>
-void write_tensors(Trainer& trainer, bool optimizer, io::path const& file,
-                   io::safetensors_file::text_map const& metadata = {}) {
-  auto const all = checkpoint_tensors(trainer, optimizer);
-  std::vector<float> values;
-  if (trainer.mesh().world.rank() > 0) {
-    for (auto const& t : all) {
-      values.resize(std::size_t(t.spec->size()));
-      trainer.read(t.kind, *t.spec, values);
+void gather_snapshot(Trainer& trainer, std::vector<checkpoint_tensor> const& tensors, std::vector<float>& mine) {
+  using parallel::stretch;
+  auto& world = trainer.mesh().world;
+  auto const ranks = std::size_t(world.size()), me = std::size_t(world.rank());
+  std::vector<index_t> sizes(ranks);
+  for (auto const& t : tensors) sizes[std::size_t(t.rank)] += t.spec->size();
+  mine.resize(std::size_t(sizes[me]));
+  index_t const all = *std::max_element(sizes.begin(), sizes.end()),
+                piece = std::max<index_t>(index_t(1) << 16, (index_t(1) << 22) / index_t(ranks));
+  // A stretch of values under way: where in the receiver's copy, how many, and the values.
+  std::vector<std::vector<std::byte>> out(ranks), in(ranks);
+  std::vector<index_t> out_bytes(ranks), in_bytes(ranks);
+  std::vector<std::span<std::byte const>> sends(ranks);
+  std::vector<std::span<std::byte>> receives(ranks);
+  auto const exchange = [&](auto& from, auto& to) {
+    for (std::size_t r = 0; r < ranks; ++r) {
+      sends[r] = std::as_bytes(std::span(from[r]));
+      receives[r] = r == me ? std::as_writable_bytes(std::span(from[r])) : std::as_writable_bytes(std::span(to[r]));
     }
-    return;
+    world.all_to_all(sends, receives);
+  };
+  for (index_t begin = 0; begin < all; begin += piece) {
+    stretch const round{begin, std::min(all, begin + piece)};
+    for (auto& o : out) o.clear();
+    for (auto const& t : tensors) {
+      if (parallel::intersection({t.begin, t.begin + t.spec->size()}, round).size() <= 0) continue;
+      trainer.for_each_owned(t.kind, *t.spec, [&](index_t there, float const* values, index_t n) {
+        stretch const run = parallel::intersection({t.begin + there, t.begin + there + n}, round);
+        if (run.size() <= 0) return;
+        float const* const from = values + (run.begin - t.begin - there);
+        if (std::size_t(t.rank) == me) return void(std::copy_n(from, run.size(), mine.data() + run.begin));
+        auto& to = out[std::size_t(t.rank)];
+        index_t const head[2] = {run.begin, run.size()};
+        auto const append = [&](auto bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); };
+        append(std::as_bytes(std::span(head)));
+        append(std::as_bytes(std::span(from, std::size_t(run.size()))));
+      });
+    }
+    if (ranks == 1) continue;
+    std::vector<std::span<index_t>> out_words, in_words;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      out_bytes[r] = index_t(out[r].size());
+      out_words.emplace_back(&out_bytes[r], 1);
+      in_words.emplace_back(&in_bytes[r], 1);
+    }
+    exchange(out_words, in_words);
+    for (std::size_t r = 0; r < ranks; ++r) in[r].resize(r == me ? 0 : std::size_t(in_bytes[r]));
+    exchange(out, in);
+    for (auto const& bytes : in)
+      for (std::size_t at = 0; at < bytes.size();) {
+        index_t head[2];
+        std::memcpy(head, bytes.data() + at, sizeof head);
+        std::memcpy(mine.data() + head[0], bytes.data() + at + sizeof head, std::size_t(head[1]) * sizeof(float));
+        at += sizeof head + std::size_t(head[1]) * sizeof(float);
+      }
   }
-  std::vector<io::tensor_to_write> tensors;
-  for (auto const& t : all)
-    tensors.push_back(
-        {t.name, io::dtype_name<float>(), shape_of(*t.spec), nullptr, [&trainer, &t](std::span<std::byte> to) {
-           trainer.read(t.kind, *t.spec, {reinterpret_cast<float*>(to.data()), std::size_t(t.spec->size())});
-         }});
-  io::write_safetensors(file, tensors, metadata);
 }
 
 }  // namespace train
 
-/// Writes `<folder>/step-NNNNNNNN` and returns its path. Every rank calls it, rank 0 writes.
+/// Writes checkpoints of a run beside its steps: `save` copies what a rank writes, and a thread of the rank puts it on
+/// the disk. Every rank makes one and calls the same functions. One writer at a time writes into a folder.
+///
+/// It keeps the memory of one copy of the parameters and optimizer state, shared out among all ranks.
+/// @error file_error, at the next call and on every rank: the folder cannot be written, the disk is full, another run
+/// writes there; older checkpoints stay   @test tests/train/checkpoint_test.cpp
+template <class Trainer>
+class checkpoint_writer {
+ public:
+  /// Both live longer: the trainer, and its world. @param text what the data is, e.g. a digest; compared on load
+  checkpoint_writer(Trainer& t, io::path out, std::string data = "", retention const& stays = {})
+      : trainer(t), folder(std::move(out)), text(std::move(data)), kept(stays),
+        group(t.mesh().world.split(0, t.mesh().world.rank())),
+        tensors(train::checkpoint_tensors(t, t.mesh().world.size())) {
+    agree([&] {
+      if (group.rank() != 0) return;
+      std::error_code code;
+      std::filesystem::create_directories(folder, code);
+      if (code) io::detail::fail(folder, "cannot create the folder", code.value());
+      lock.emplace(folder / ".lock", "checkpoints into this folder");
+    });
+  }
+  ~checkpoint_writer() {
+    if (writer.joinable() && std::uncaught_exceptions() > exceptions) group.abandon();
+    if (writer.joinable()) writer.join();
+  }
+  checkpoint_writer(checkpoint_writer const&) = delete;
+  checkpoint_writer& operator=(checkpoint_writer const&) = delete;
+
+  /// Waits until the checkpoint before is written, copies, and returns the path of this one, `<folder>/step-NNNNNNNN`,
+  /// where it will be.
+  io::path save() {
+    wait();
+    train::gather_snapshot(trainer, tensors, values);
+    state = train::describe(trainer, text);
+    char name[32];
+    std::snprintf(name, sizeof name, "step-%08td", trainer.steps());
+    target = folder / name;
+    if constexpr (requires { Trainer::world_type::concurrent(); })
+      if (!Trainer::world_type::concurrent()) return write(), wait(), target;
+    writer = std::thread([this] { write(); });
+    return target;
+  }
+  /// Returns when all that was saved is on the disk.
+  void wait() {
+    if (writer.joinable()) writer.join();
+    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+  }
+
+ private:
+  using json = nlohmann::ordered_json;
+
+  /// Every rank does its part; what goes wrong on any is thrown on all.
+  template <class F>
+  void agree(F&& part) {
+    std::string fault;
+    try {
+      part();
+    } catch (std::exception const& e) {
+      fault = e.what();
+    }
+    fault = comm::first_sentence(group, fault);
+    if (!fault.empty()) throw file_error(fault);
+  }
+  void write() noexcept {
+    try {
+      write_together();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }
+  void write_together() {
+    bool const is_first = group.rank() == 0;
+    std::optional<io::atomic_folder> made;
+    json files = json::object();
+    agree([&] {
+      if (is_first) made.emplace(target);
+    });
+    io::path const to = comm::detail::broadcast_text(group, made ? made->path().string() : "", 0);
+    agree([&] { files = write_files(to); });
+    for (int r = 1; r < group.size(); ++r) {
+      std::string const theirs = comm::detail::broadcast_text(group, r == group.rank() ? files.dump() : "", r);
+      if (is_first) files.update(json::parse(theirs));
+    }
+    agree([&] {
+      if (!is_first) return;
+      write_index(to, files);
+      state["files"] = files;
+      io::write_file_atomically(to / "state.json", train::sealed(state));
+      made->commit();
+      prune_checkpoints(target, kept);
+    });
+  }
+  /// This rank's; returns what state.json says of them.
+  json write_files(io::path const& to) {
+    std::map<std::string, std::vector<io::tensor_to_write>> own;
+    for (auto const& t : tensors)
+      if (t.rank == group.rank())
+        own[t.file].push_back(io::stored_as(t.name, train::shape_of(*t.spec), values.data() + t.begin));
+    json files = json::object();
+    // Digests while the disk is busy.
+    auto digests = std::async(std::launch::async, [&] {
+      std::map<std::string, std::string> of;
+      for (auto const& t : tensors)
+        if (t.rank == group.rank())
+          of[t.name] = io::sha256_hex(
+              std::as_bytes(std::span(values).subspan(std::size_t(t.begin), std::size_t(t.spec->size()))));
+      return of;
+    });
+    for (auto const& [name, content] : own) {
+      io::write_safetensors(to / name, content, {{"format", "pt"}});
+      files[name] = {{"bytes", std::filesystem::file_size(to / name)},
+                     {"header", io::sha256_hex(io::safetensors_file(to / name).header())}};
+    }
+    auto const of = digests.get();
+    for (auto const& [name, content] : own)
+      for (auto const& t : content) files[name]["tensors"][t.name] = of.at(t.name);
+    return files;
+  }
+  /// What Hugging Face's libraries find the tensors of several files by.
+  void write_index(io::path const& to, json& files) const {
+    json map = json::object();
+    std::size_t bytes = 0;
+    for (auto const& t : tensors)
+      if (t.kind == state_kind::parameters) {
+        map[t.name] = t.file;
+        bytes += std::size_t(t.spec->size()) * sizeof(float);
+      }
+    if (files.contains("model.safetensors")) return;
+    std::string const name = "model.safetensors.index.json",
+                      index = json{{"metadata", {{"total_size", bytes}}}, {"weight_map", map}}.dump(2) + "\n";
+    io::write_file_atomically(to / name, index);
+    files[name] = {{"bytes", index.size()}, {"header", io::sha256_hex(std::as_bytes(std::span(index)))}};
+  }
+
+  Trainer& trainer;
+  io::path folder, target;
+  std::string text;
+  retention kept;
+  typename Trainer::world_type group;  // the writing threads'
+  std::vector<train::checkpoint_tensor> tensors;
+  std::vector<float> values;  // of the tensors that this rank writes
+  json state;
+  std::optional<io::file_lock> lock;
+  std::exception_ptr failure;
+  int exceptions = std::uncaught_exceptions();
+  std::thread writer;
+};
+
+/// Writes `<folder>/step-NNNNNNNN` and returns its path when it is on the disk; nothing is removed. Every rank calls it.
 /// @param text what the data is, e.g. a digest; compared on load
 /// @error file_error: the folder cannot be written, the disk is full; older checkpoints stay
 template <class Trainer>
 io::path save_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
-  char name[32];
-  std::snprintf(name, sizeof name, "step-%08td", trainer.steps());
-  bool const writes = trainer.mesh().world.rank() == 0;
-  std::optional<io::atomic_folder> target;
-  if (writes) target.emplace(folder / name);
-  io::path const to = writes ? target->path() : io::path{};
-  train::write_tensors(trainer, false, to / "model.safetensors", {{"format", "pt"}});
-  train::write_tensors(trainer, true, to / "optimizer.safetensors");
-  if (writes) {
-    io::write_file_atomically(to / "state.json", train::describe(trainer, text).dump(2) + "\n");
-    target->commit();
-  }
-  return folder / name;
-}
-
-/// The checkpoints of a folder, oldest first; empty when there is none.
-inline std::vector<io::path> list_checkpoints(io::path const& folder) {
-  std::vector<io::path> found;
-  std::error_code ignored;
-  for (std::filesystem::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
-    std::string const name = it->path().filename().string();
-    if (name.rfind("step-", 0) == 0 && name.size() >= 13 &&
-        name.find_first_not_of("0123456789", 5) == std::string::npos)
-      found.push_back(it->path());
-  }
-  std::sort(found.begin(), found.end(), [](io::path const& a, io::path const& b) {
-    std::string const x = a.filename().string(), y = b.filename().string();
-    return x.size() != y.size() ? x.size() < y.size() : x < y;
-  });
-  return found;
-}
-
-/// Removes all but the newest `kept` checkpoints.
-inline void prune_checkpoints(io::path const& folder, std::size_t kept) {
-  auto const all = list_checkpoints(folder);
-  std::error_code ignored;
-  for (std::size_t i = 0; i + kept < all.size(); ++i) std::filesystem::remove_all(all[i], ignored);
+  checkpoint_writer<Trainer> writer(trainer, folder, text, {std::size_t(-1)});
+  io::path const target = writer.save();
+  writer.wait();
+  return target;
 }
 
 namespace train {
@@ -174,7 +355,6 @@ void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::
       throw file_error(
           file, what + " is " + theirs.dump() + " in the checkpoint but " + ours.dump() + " in this run. Fix: " + fix);
   };
-  compare("format", found.at("format"), expected.at("format"), "read it with the release that wrote it.");
   compare("model", found.at("model"), expected.at("model"),
           "start with the model that the checkpoint is of, or without resuming.");
   for (auto const& [key, value] : expected.at("config").items())
@@ -190,49 +370,74 @@ void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::
 
 }  // namespace train
 
-/// Reads a checkpoint folder into a trainer of the same model and policies; the trainer then continues as if it had
-/// never stopped. Everything is checked before anything is changed.
-/// @error file_error names the file, the field, both values and the fix
+/// Reads a checkpoint folder into a trainer of the same model and policies, on any mesh; the trainer then continues as if
+/// it had never stopped. Every rank calls it. Everything is checked before anything is changed: each rank compares its
+/// share of the bytes with what was written, then copies what it holds out of the mapped files.
+/// @error broken_checkpoint, file_error name the file, the field, both values and the fix; on every rank
 template <class Trainer>
 void load_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
-  io::path const description = folder / "state.json";
-  io::mapped_file const file(description);
-  auto const bytes = file.bytes();
-  auto const* begin = reinterpret_cast<char const*>(bytes.data());
-  auto const found = nlohmann::ordered_json::parse(begin, begin + bytes.size(), nullptr, false);
-  auto const broken = [&](std::string const& why) {
-    return file_error(description.string(), "is no checkpoint description of tenon (" + why +
-                                                "). Fix: remove the folder to resume from an older checkpoint.");
-  };
-  if (found.is_discarded() || !found.is_object()) throw broken("not a JSON object");
+  auto& world = trainer.mesh().world;
+  std::optional<train::checkpoint_files> files;
+  std::string fault;
+  try {
+    files.emplace(folder);
+    files->verify(world.rank(), world.size());
+  } catch (std::exception const& e) {
+    fault = e.what();
+  }
+  fault = comm::first_sentence(world, fault);
+  if (!fault.empty()) throw broken_checkpoint(fault);
+  auto const& found = files->state();
   optim::loss_scale scaler;
   index_t steps = 0, samples = 0;
+  std::string const description = (folder / "state.json").string();
+  char const* const fix = ". Fix: remove the folder to resume from an older checkpoint.";
   try {
-    train::check_same_run(trainer, found, text, description.string());
+    train::check_same_run(trainer, found, text, description);
     steps = found.at("steps").template get<index_t>();
     samples = found.at("samples").template get<index_t>();
     scaler.scale = found.at("loss_scale").template get<float>();
     scaler.good_steps = found.at("loss_scale_good_steps").template get<index_t>();
   } catch (nlohmann::json::exception const&) {
-    throw broken("a field is missing or has the wrong type");
+    throw broken_checkpoint(description, std::string("lacks a field, or has one of the wrong type") + fix);
   }
-  if (steps < 0 || samples < 0 || !(scaler.scale >= 1)) throw broken("a number is out of range");
-  io::safetensors_file const model(folder / "model.safetensors"), optimizer(folder / "optimizer.safetensors");
-  struct part {
-    train::checkpoint_tensor tensor;
-    std::span<float const> values;
-  };
-  std::vector<part> parts;
-  for (bool in_optimizer : {false, true})
-    for (auto const& t : train::checkpoint_tensors(trainer, in_optimizer))
-      parts.push_back(
-          {t, (in_optimizer ? optimizer : model).template values_of<float>(t.name, train::shape_of(*t.spec))});
-  for (auto const& p : parts) trainer.write(p.tensor.kind, *p.tensor.spec, p.values);
+  if (steps < 0 || samples < 0 || !(scaler.scale >= 1))
+    throw broken_checkpoint(description, std::string("has a number that is out of range") + fix);
+  auto const tensors = train::checkpoint_tensors(trainer, 1);
+  std::vector<std::span<float const>> values;
+  for (auto const& t : tensors)
+    values.push_back(files->file_of(t.name).template values_of<float>(t.name, train::shape_of(*t.spec)));
+  for (std::size_t i = 0; i < tensors.size(); ++i) trainer.write(tensors[i].kind, *tensors[i].spec, values[i]);
   auto const state = trainer.progress();
   state.scaler = scaler;
   state.steps = steps;
   state.samples = samples;
   trainer.restored();
+}
+
+/// Loads the newest checkpoint of a folder that is as it was written, if there is any. Every rank calls it. Returns a
+/// sentence for each newer one that is broken: the run goes on with the same bits from the older one.
+/// @error broken_checkpoint: all are broken; file_error: another run's
+template <class Trainer>
+std::vector<std::string> load_newest_checkpoint(Trainer& trainer, io::path const& folder,
+                                                std::string const& text = "") {
+  std::string names;  // rank 0's: ranks may see a folder at different moments
+  for (auto const& c : list_checkpoints(folder)) names.insert(0, c.filename().string() + "\n");
+  names = comm::detail::broadcast_text(trainer.mesh().world, names, 0);
+  std::vector<std::string> broken;
+  while (!names.empty()) {
+    std::string const name = names.substr(0, names.find('\n'));
+    names.erase(0, name.size() + 1);
+    try {
+      load_checkpoint(trainer, folder / name, text);
+      for (auto& sentence : broken) sentence += " The run goes on from " + name + ".";
+      return broken;
+    } catch (broken_checkpoint const& e) {
+      broken.push_back(e.what());
+    }
+  }
+  if (!broken.empty()) throw broken_checkpoint(broken[0]);
+  return broken;
 }
 
 }  // namespace tenon

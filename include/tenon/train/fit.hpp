@@ -23,19 +23,22 @@ struct fit_event : step_result {
   double tokens_per_second = 0;             ///< of this step
   double flops_per_second = 0;              ///< as papers count them: recomputation not counted
   std::optional<double> validation_loss{};  ///< mean in nats, on the steps that evaluate
-  std::string saved{};                      ///< the checkpoint that was written behind this step
+  std::string saved{};                      ///< the checkpoint that is being written behind this step
 };
 
 struct fit_options {
-  index_t steps = 0;             ///< train until this step of the run; steps done before a resume count
-  std::string out{};             ///< folder for checkpoints, metrics.jsonl and loss.svg; empty: nothing is written
-  bool resume = false;           ///< continue from the newest checkpoint in `out`, if there is one
-  index_t checkpoint_every = 0;  ///< steps; 0: at the end only
-  std::size_t keep_checkpoints = 2;
-  double validation_share = 0.05;                   ///< the last part of the text is not trained on
-  index_t evaluate_every = 0;                       ///< steps; 0: at the end only
-  index_t evaluate_samples = 32;                    ///< sequences per evaluation, always the same ones
+  index_t steps = 0;                 ///< train until this step of the run; steps done before a resume count
+  std::string out{};                 ///< folder for checkpoints, metrics.jsonl and loss.svg; empty: nothing is written
+  bool resume = false;               ///< continue from the newest good checkpoint in `out`, if there is one
+  index_t checkpoint_every = 0;      ///< steps; 0: at the end only
+  std::size_t keep_checkpoints = 2;  ///< the newest ones
+  index_t keep_every = 0;            ///< and those of every so many steps; 0: none for its number
+  double validation_share = 0.05;    ///< the last part of the text is not trained on
+  index_t evaluate_every = 0;        ///< steps; 0: at the end only
+  index_t evaluate_samples = 32;     ///< sequences per evaluation, always the same ones
   std::function<void(fit_event const&)> on_step{};  ///< called on rank 0
+  /// Called on rank 0 with a sentence about what `fit` could help itself with: a broken checkpoint that was passed over.
+  std::function<void(std::string const&)> on_notice{};
 };
 
 struct fit_result {
@@ -100,14 +103,11 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   std::string const text = out.empty() ? "" : train::text_digest(source);
   auto& world = trainer.mesh().world;
   bool const writes = !o.out.empty() && world.rank() == 0;
-  if (!o.out.empty() && o.resume) {
-    std::string newest;
-    if (auto const found = list_checkpoints(out); !found.empty()) newest = found.back().filename().string();
-    newest.resize(64);
-    world.broadcast(std::as_writable_bytes(std::span(newest)), 0);  // ranks may see a folder at different moments
-    newest.resize(newest.find('\0'));
-    if (!newest.empty()) load_checkpoint(trainer, out / newest, text);
-  }
+  std::optional<checkpoint_writer<Trainer>> checkpoints;
+  if (!o.out.empty()) checkpoints.emplace(trainer, out, text, retention{o.keep_checkpoints, o.keep_every});
+  if (checkpoints && o.resume)
+    for (auto const& sentence : load_newest_checkpoint(trainer, out, text))
+      if (o.on_notice && writes) o.on_notice(sentence);
   std::optional<metrics_writer> metrics;
   if (writes) metrics.emplace(out / "metrics.jsonl", trainer.steps());
 
@@ -130,15 +130,13 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
     auto const due = [&](index_t every) { return last || (every > 0 && event.step % every == 0); };
     if (due(o.evaluate_every)) event.validation_loss = train::validation_loss(trainer, parts.validation, o);
     if (metrics) metrics->write(event);
-    if (!o.out.empty() && due(o.checkpoint_every)) {
-      event.saved = save_checkpoint(trainer, out, text).string();
-      if (writes) prune_checkpoints(out, o.keep_checkpoints);
-    }
+    if (checkpoints && due(o.checkpoint_every)) event.saved = checkpoints->save().string();
     if (o.on_step && world.rank() == 0) o.on_step(event);
     result.steps = event.step;
     result.loss = event.loss;
     if (event.validation_loss) result.validation_loss = *event.validation_loss;
   }
+  if (checkpoints) checkpoints->wait();
   if (metrics) write_loss_curve(out / "loss.svg", metrics->path());
   if (!seconds.empty()) result.bytes_sent_per_step = double(sent) / double(seconds.size());
   double const typical = train::median(seconds);

@@ -224,27 +224,28 @@ class trainer {
     return n;
   }
 
+  /// Calls f(there, values, n) for what this rank owns of a parameter of the whole model: n values that are its elements
+  /// from number `there` on. Over all ranks, each element is visited once.
+  template <class F>
+  void for_each_owned(state_kind kind, parameter_spec const& spec, F&& f) {
+    for (auto& p : parts) p.model.for_each_owned(kind, spec.name, f);
+  }
   /// One parameter of the whole model, or its optimizer state, on every rank: a collective. @shape out [spec.size()]
   void read(state_kind kind, parameter_spec const& spec, std::span<float> out) {
-    if (ranks.world.size() == 1) {
-      for (auto& p : parts)
-        p.model.for_each_owned(kind, spec.name, [&](index_t there, float const* from, index_t n) {
-          std::copy_n(from, n, out.data() + there);
-        });
-      return;
-    }
+    if (ranks.world.size() == 1)
+      return for_each_owned(
+          kind, spec, [&](index_t there, float const* from, index_t n) { std::copy_n(from, n, out.data() + there); });
     // Each element has one owner, so a sum of bits is the bits.
     constexpr index_t piece = index_t(1) << 20;
     std::vector<std::int64_t> bits;
     for (index_t begin = 0, all = index_t(out.size()); begin < all; begin += piece) {
       parallel::stretch const part{begin, std::min(all, begin + piece)};
       bits.assign(std::size_t(part.size()), 0);
-      for (auto& p : parts)
-        p.model.for_each_owned(kind, spec.name, [&](index_t there, float const* from, index_t n) {
-          auto const run = parallel::intersection({there, there + n}, part);
-          for (index_t i = run.begin; i < run.end; ++i)
-            bits[std::size_t(i - begin)] = std::bit_cast<std::int32_t>(from[i - there]);
-        });
+      for_each_owned(kind, spec, [&](index_t there, float const* from, index_t n) {
+        auto const run = parallel::intersection({there, there + n}, part);
+        for (index_t i = run.begin; i < run.end; ++i)
+          bits[std::size_t(i - begin)] = std::bit_cast<std::int32_t>(from[i - there]);
+      });
       ranks.world.sum(bits);
       for (std::size_t i = 0; i < bits.size(); ++i)
         out[std::size_t(begin) + i] = std::bit_cast<float>(std::int32_t(bits[i]));
