@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 // links: train_gpt_parts train_gpt_kernels train_gpt_threads_lines CLI11::CLI11
 // Trains a small GPT and a small mixture of experts for a few steps on many meshes, and checks that all end in the same
-// bits. Threads are ranks in this process; for MPI it starts train_gpt_mpi under mpirun.
+// bits. Threads are ranks in this process; for MPI it starts train_gpt_mpi under mpirun. With --resume it stops on each
+// of twelve meshes and goes on, from its checkpoint, on each.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -84,8 +85,8 @@ struct run {
   index_t accumulate;
   std::vector<char const*> flags;
 
-  /// What train_gpt_threads and train_gpt_mpi are told.
-  std::vector<std::string> command_line(std::string const& model) const {
+  /// What train_gpt_threads and train_gpt_mpi are told, and more.
+  std::vector<std::string> command_line(std::string const& model, std::vector<std::string> const& more = {}) const {
     std::vector<std::string> all{"--model",
                                  model,
                                  "--text",
@@ -104,6 +105,7 @@ struct run {
                                  "--zero",
                                  std::to_string(zero)};
     all.insert(all.end(), flags.begin(), flags.end());
+    all.insert(all.end(), more.begin(), more.end());
     return all;
   }
   std::string name() const {
@@ -213,14 +215,90 @@ json try_all(std::string const& model, std::vector<run> const& runs, bool prints
   return {{"model", model}, {"meshes", meshes}, {"distinct_hashes", hashes.size()}};
 }
 
+/// Twelve meshes, every axis among them: saved on one and resumed on another, every pair ends in the same bits.
+json try_pairs(bool quick, bool prints) {
+  struct mesh {
+    char const *axes, *model = nullptr;  // a model that it is for; none: both
+    index_t accumulate = 3;
+    int zero = 0;
+    std::vector<char const*> flags = {};
+  };
+  char const* const gpt = "gpt-mesh";
+  char const* const mixtral = "mixtral-mesh";
+  std::vector<mesh> all{{"data=1"},
+                        {"data=2", nullptr, 3, 3},
+                        {"tensor=2,pipeline=2", nullptr, 6, 1, {"--schedule", "1f1b"}},
+                        {"pipeline=3", nullptr, 6, 0, {"--schedule", "interleaved"}},
+                        {"data=3", nullptr, 1, 1},
+                        {"data=2,tensor=2", nullptr, 3, 1},
+                        {"tensor=8", nullptr, 1},
+                        {"data=4", nullptr, 3, 2},
+                        {"data=6", nullptr, 1, 3},
+                        {"pipeline=2", nullptr, 6, 0, {"--schedule", "zero_bubble"}},
+                        {"context=2", gpt, 24},
+                        {"data=2,context=2", gpt, 12, 0, {"--exchange", "all_to_all"}},
+                        {"expert=4", mixtral},
+                        {"data=2,expert=2", mixtral, 3, 3}};
+  if (quick) all.resize(4);
+  auto const folder = std::filesystem::temp_directory_path() / ("mesh_matrix-" + std::to_string(getpid()));
+  struct removal {
+    std::filesystem::path const& folder;
+    ~removal() { std::filesystem::remove_all(folder); }
+  } const at_end{folder};
+  json models = json::array();
+  for (std::string const model : {gpt, mixtral}) {
+    std::vector<run> meshes;
+    for (auto const& m : all)
+      if (!m.model || m.model == model)
+        meshes.push_back(
+            {m.axes, "threads", int(tenon::comm::parse_mesh(m.axes).size()), m.zero, m.accumulate, m.flags});
+    std::vector<std::string> hashes;
+    auto const train = [&](run const& r, std::filesystem::path const& out) {
+      auto const s = on_threads(
+          r.command_line(model, {"--resume", "--out", out.string(), "--checkpoint-every", "1", "--context", "32"}));
+      std::string const hash = s.at("parameters_sha256");
+      if (std::find(hashes.begin(), hashes.end(), hash) == hashes.end()) hashes.push_back(hash);
+      if (s.at("steps") != 2) throw tenon::error(tenon::errc::comm_failed, r.name() + " did not go on");
+    };
+    for (auto const& first : meshes) {
+      // Both steps; without the second checkpoint it is a run that was stopped in the middle.
+      train(first, folder);
+      std::filesystem::remove_all(folder / "step-00000002");
+      for (auto const& second : meshes) {
+        std::size_t const before = hashes.size();
+        train(second, folder);
+        std::filesystem::remove_all(folder / "step-00000002");
+        if (hashes.size() > std::max<std::size_t>(before, 1))
+          std::fprintf(stderr, "mesh_matrix: %s saved on %s and resumed on %s ends in other bits.\n", model.c_str(),
+                       first.name().c_str(), second.name().c_str());
+      }
+      std::filesystem::remove_all(folder);
+      if (prints) {
+        std::printf("%s saved on %s, resumed on %zu meshes: %zu distinct hashes\n", model.c_str(), first.name().c_str(),
+                    meshes.size(), hashes.size());
+        std::fflush(stdout);
+      }
+    }
+    models.push_back({{"model", model}, {"pairs", meshes.size() * meshes.size()}, {"distinct_hashes", hashes.size()}});
+  }
+  return models;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
-  bool quick = false, as_json = false;
+  bool quick = false, as_json = false, resume = false;
   CLI::App app{"Trains on many meshes of threads and MPI ranks and checks that all end in the same bits."};
   app.add_flag("--quick", quick, "fewer meshes");
+  app.add_flag("--resume", resume, "save on each of twelve meshes, resume on each; with --quick, four");
   app.add_flag("--json", as_json, "print one JSON object at the end, and nothing else");
   CLI11_PARSE(app, argc, argv);
+  if (resume) {
+    auto const models = try_pairs(quick, !as_json);
+    if (as_json) std::printf("%s\n", json{{"models", models}}.dump(1).c_str());
+    return std::all_of(models.begin(), models.end(), [](auto const& m) { return m.at("distinct_hashes") == 1; }) ? 0
+                                                                                                                 : 1;
+  }
   auto const lacking = without_mpi();
   if (!lacking.empty()) std::fprintf(stderr, "mesh_matrix: MPI is left out: %s\n", lacking.c_str());
   json models = json::array();

@@ -3,7 +3,7 @@
 /// @file Files: mapped, safetensors, GGUF, written atomically; SHA-256.
 #include <tenon/io/atomic_file.hpp>
 #include <tenon/io/file_lock.hpp>
-include <tenon/io/gguf.hpp>
+#include <tenon/io/gguf.hpp>
 #include <tenon/io/gguf_header.hpp>
 #include <tenon/io/gguf_writer.hpp>
 #include <tenon/io/hf_folder.hpp>

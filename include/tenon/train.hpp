@@ -8,7 +8,6 @@
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/checkpoint_files.hpp>
 #include <tenon/train/fit.hpp>
-#include <tenon/train/plan.hpp>
 #include <tenon/train/progress.hpp>
 #include <tenon/train/sample.hpp>
 #include <tenon/train/trainer.hpp>
