@@ -68,6 +68,10 @@ __attribute__((target("sha,sse4.1"))) inline void sha256_blocks_by_instructions(
                                                                                 std::uint8_t const* p,
                                                                                 std::size_t count) {
   __m128i const byte_order = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+#  if defined(__AVX__)
+  // These instructions have no AVX form: where upper halves of registers are in use they take 150 times as long.
+  _mm256_zeroupper();
+#  endif
   auto const at = [](auto* q) { return reinterpret_cast<__m128i const*>(q); };
   __m128i const cdab = _mm_shuffle_epi32(_mm_loadu_si128(at(state)), 0xb1);
   __m128i const efgh = _mm_shuffle_epi32(_mm_loadu_si128(at(state + 4)), 0x1b);
