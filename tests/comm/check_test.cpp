@@ -51,6 +51,15 @@ TEST_CASE("wait_for_all: names the ranks that do not come") {
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(10));
 }
 
+TEST_CASE("first_sentence: the first rank's that has any, on every rank") {
+  threads::run(3, [](threads& world) {
+    CHECK(comm::first_sentence(world, "").empty());
+    std::string const mine = world.rank() == 0 ? "" : "rank " + std::to_string(world.rank());
+    CHECK(comm::first_sentence(world, mine) == "rank 1");
+    CHECK(comm::first_sentence(world, world.rank() == 2 ? "last" : "") == "last");
+  });
+}
+
 TEST_CASE("start_timeout: from the environment") {
   ::unsetenv("TENON_START_TIMEOUT");
   CHECK(comm::start_timeout() == 60);

@@ -193,3 +193,15 @@ TEST_CASE("atomic_folder says what is in the way") {
     CHECK(is_one_sentence(m));
   }
 }
+
+TEST_CASE("remove_folder_atomically: what a kill leaves of it is a temporary, which the next writer removes") {
+  scratch_folder const folder;
+  fs::create_directories(folder / "step-1/below");
+  folder.write("step-1/a.txt", "x");
+  io::remove_folder_atomically(folder / "step-1");
+  CHECK(folder.count() == 0);
+  CHECK(is_one_sentence(message_of([&] { io::remove_folder_atomically(folder / "step-1"); })));
+  fs::create_directories(io::detail::temporary_name(folder / "step-2") / "below");  // as after a kill
+  io::atomic_folder(folder / "step-3").commit();
+  CHECK(folder.count() == 1);
+}

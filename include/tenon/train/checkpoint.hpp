@@ -304,6 +304,7 @@ class checkpoint_writer {
   }
   /// What Hugging Face's libraries find the tensors of several files by.
   void write_index(io::path const& to, json& files) const {
+    if (files.contains("model.safetensors")) return;
     json map = json::object();
     std::size_t bytes = 0;
     for (auto const& t : tensors)
@@ -311,7 +312,6 @@ class checkpoint_writer {
         map[t.name] = t.file;
         bytes += std::size_t(t.spec->size()) * sizeof(float);
       }
-    if (files.contains("model.safetensors")) return;
     std::string const name = "model.safetensors.index.json",
                       index = json{{"metadata", {{"total_size", bytes}}}, {"weight_map", map}}.dump(2) + "\n";
     io::write_file_atomically(to / name, index);
