@@ -90,6 +90,10 @@ process = subprocess.Popen([os.path.join(programs, "train_gpt_threads"), "--mesh
 assert process.wait(timeout=300) == 0
 shutil.rmtree(os.path.join(folder, "step-00000004"))
 same(gpt, *threads("data=4", "--accumulate", "3", "--zero", "3", *whole))
+if has_mpi:
+    shutil.rmtree(os.path.join(folder, "step-00000004"))
+    same(gpt, *mpi(4, "--mesh", "data=2,tensor=2", "--accumulate", "3", "--checkpoint-every", "1", *whole))
+    same(gpt, *mpi(2, "--accumulate", "3", *whole))  # reads what four wrote, and has nothing to do
 
 for words, sentence in (
         (threads("data=2,tensor=x"), "tensor is 'x'"),
@@ -115,6 +119,9 @@ if has_mpi:
     code, out, error = run(*mpi(2, "--help"))
     assert code == 0 and out.count("--mesh") == 1, (code, out, error)
 
+code, out, error = run("mesh_matrix", "--resume", "--quick", "--json")
+assert code == 0, (code, out, error)
+assert [(m["pairs"], m["distinct_hashes"]) for m in json.loads(out)["models"]] == [(16, 1), (16, 1)], out
 code, out, error = run("mesh_matrix", "--quick", "--json")
 assert code == 0 and re.search(r'"distinct_hashes": 1\s*\}\s*\]\s*\}\s*$', out), (code, out, error)
 for model in json.loads(out)["models"]:
