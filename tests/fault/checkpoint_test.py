@@ -23,7 +23,7 @@ steps = 4 * kills + 8
 out = os.path.join(folder, "run")
 meshes = [["--mesh", "data=2", "--accumulate", "2", "--zero", "1"], ["--mesh", "data=1"],
           ["--mesh", "data=2,tensor=2", "--accumulate", "2", "--zero", "3"],
-          ["--mesh", "pipeline=2", "--accumulate", "4"]]
+          ["--mesh", "pipeline=2", "--accumulate", "4", "--zero", "1"]]
 random.seed(5)
 
 
