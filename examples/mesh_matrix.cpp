@@ -255,7 +255,7 @@ json try_pairs(bool quick, bool prints) {
     std::vector<std::string> hashes;
     auto const train = [&](run const& r, std::filesystem::path const& out) {
       auto const s = on_threads(
-          r.command_line(model, {"--resume", "--out", out.string(), "--checkpoint-every", "1", "--context", "64"}));
+          r.command_line(model, {"--resume", "--out", out.string(), "--checkpoint-every", "1", "--context", "128"}));
       std::string const hash = s.at("parameters_sha256");
       if (std::find(hashes.begin(), hashes.end(), hash) == hashes.end()) hashes.push_back(hash);
       if (s.at("steps") != 2) throw tenon::error(tenon::errc::comm_failed, r.name() + " did not go on");

@@ -37,8 +37,16 @@ class file_writer {
  private:
   static constexpr std::size_t capacity = std::size_t(1) << 18;
   void put(void const* data, std::size_t bytes) {
-    if (int const code = detail::write_all(file, data, bytes))
-      detail::fail(name, "cannot write, and what was there before is untouched", code);
+    constexpr std::size_t piece = std::size_t(1) << 24;
+    for (auto const* p = static_cast<char const*>(data); bytes;) {
+      std::size_t const n = bytes < piece ? bytes : piece;
+      if (int const code = detail::write_all(file, p, n))
+        detail::fail(name, "cannot write, and what was there before is untouched", code);
+#ifdef SYNC_FILE_RANGE_WRITE
+      (void)::sync_file_range(file, 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk begins now, not at the end
+#endif
+      p += n, bytes -= n;
+    }
   }
   int file;
   path const& name;

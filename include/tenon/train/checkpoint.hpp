@@ -153,7 +153,10 @@ void gather_snapshot(Trainer& trainer, std::vector<checkpoint_tensor> const& ten
         stretch const run = parallel::intersection({t.begin + there, t.begin + there + n}, round);
         if (run.size() <= 0) return;
         float const* const from = values + (run.begin - t.begin - there);
-        if (std::size_t(t.rank) == me) return void(std::copy_n(from, run.size(), mine.data() + run.begin));
+        if (std::size_t(t.rank) == me)
+          return trainer.context().pool().for_range(run.size(), index_t(1) << 18, [&](index_t i, index_t end) {
+            std::copy(from + i, from + end, mine.data() + run.begin + i);
+          });
         auto& to = out[std::size_t(t.rank)];
         index_t const head[2] = {run.begin, run.size()};
         auto const append = [&](auto bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); };
