@@ -7,6 +7,8 @@
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/reduce.hpp>
 #include <tenon/comm/self.hpp>
+#include <tenon/comm/site.hpp>
 #include <tenon/comm/stream.hpp>
 #include <tenon/comm/threads.hpp>
 #include <tenon/comm/trace.hpp>
+#include <tenon/comm/watch.hpp>

@@ -14,3 +14,9 @@ TEST_CASE("communicator: threads, 1 to 8 ranks") {
     tenon::comm::threads::run(ranks, [](auto& world) { communicator_body::check_communicator(world); });
   }
 }
+
+TEST_CASE("communicator: watched threads") {
+  for (int ranks : {1, 3, 4})
+    tenon::comm::threads::run(ranks, [](auto& world) { communicator_body::check_communicator(world); },
+                              {.late_after = 60});
+}

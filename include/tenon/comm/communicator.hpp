@@ -25,10 +25,10 @@ struct transfer {
 };
 
 /// What is counted: see `counters`.
-enum class operation { reduce_scatter, all_gather, all_to_all, broadcast, sum, exchange, barrier };
-inline constexpr std::size_t operations = 7;
+enum class operation { reduce_scatter, all_gather, all_to_all, broadcast, sum, exchange, barrier, split };
+inline constexpr std::size_t operations = 8;
 inline constexpr std::array<char const*, operations> operation_names{
-    "reduce_scatter", "all_gather", "all_to_all", "broadcast", "sum", "exchange", "barrier"};
+    "reduce_scatter", "all_gather", "all_to_all", "broadcast", "sum", "exchange", "barrier", "split"};
 
 /// How often this rank called an operation and how many bytes it sent to other ranks by it. An all-reduce is a
 /// reduce-scatter and an all-gather.

@@ -14,6 +14,7 @@
 
 #include <tenon/comm/communicator.hpp>
 #include <tenon/comm/self.hpp>
+#include <tenon/comm/site.hpp>
 #include <tenon/core/config.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/wait.hpp>
@@ -72,6 +73,7 @@ class stream {
     alignas(std::max_align_t) std::byte function[room];
     void (*run)(std::byte* function, C*);  // and destroys the function; does not run it without a communicator
     bool always;
+    call_site from;  // where it was enqueued
   };
 
   template <class F>
@@ -91,6 +93,7 @@ class stream {
       if (c) stored(*c);
     };
     t.always = always;
+    t.from = detail::current_site;
     enqueued.store(number);
     enqueued.notify_all();
     return number;
@@ -99,6 +102,7 @@ class stream {
     for (request number = 1; !stopping; ++number) {
       wait_until(enqueued, [&](request now) { return now >= number; });
       task& t = tasks[number % capacity];
+      detail::current_site = t.from;
       try {
         t.run(t.function, failure && !t.always ? nullptr : &group);
       } catch (...) {

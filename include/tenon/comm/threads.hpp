@@ -16,6 +16,7 @@
 
 #include <tenon/comm/communicator.hpp>
 #include <tenon/comm/reduce.hpp>
+#include <tenon/comm/watch.hpp>
 #include <tenon/core/config.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/wait.hpp>
@@ -41,7 +42,16 @@ struct thread_group;
 
 // What the ranks of one `threads::run` share.
 struct thread_world {
-  explicit thread_world(int n) : counted(std::size_t(n)) {}
+  thread_world(int n, watch_options options) : counted(std::size_t(n)) {
+    if (!(options.late_after > 0)) return;
+    std::vector<int> all(counted.size());
+    std::iota(all.begin(), all.end(), 0);
+    watching = std::make_unique<watch>(options, zero_memory(watched_world::bytes(n)), n, std::move(all), false,
+                                       [this](std::string const& report) {
+                                         fail(0, std::make_exception_ptr(error(errc::comm_failed, report)), report);
+                                       });
+    watching->begin();
+  }
   int size() const { return int(counted.size()); }
   void add(thread_group& g);
   void remove(thread_group& g) {
@@ -51,6 +61,7 @@ struct thread_world {
   // Rank `rank` returned, or throws (what is current, or will be): whoever waits for it must not wait for ever.
   void leave(int rank);
   void fail(int rank);
+  void fail(int rank, std::exception_ptr why, std::string what);
   void check() {
     if (!failed.load(std::memory_order_acquire)) return;
     std::lock_guard lock(mutex);
@@ -65,6 +76,7 @@ struct thread_world {
   int failed_rank = 0;         // the first: what others threw followed from it
   std::exception_ptr failure;  // its exception, once it is known
   std::string text;
+  std::unique_ptr<watch> watching;  // last: it ends before what it looks at
 };
 
 // What the ranks of one group share.
@@ -80,6 +92,7 @@ struct thread_group {
   thread_group(std::shared_ptr<thread_world> w, std::vector<int> const& world_ranks)
       : world(std::move(w)), members(world_ranks.size()), mailboxes(world_ranks.size() * world_ranks.size()) {
     for (std::size_t r = 0; r < members.size(); ++r) members[r].world_rank = world_ranks[r];
+    if (world->watching) board = zero_memory(watched_group::bytes(members.size()));
     world->add(*this);
   }
   ~thread_group() { world->remove(*this); }
@@ -94,6 +107,7 @@ struct thread_group {
   std::shared_ptr<thread_world> world;
   std::vector<member> members;
   std::vector<std::atomic<transfer const*>> mailboxes;
+  std::shared_ptr<void> board;  // of the hang watch, or null
 };
 
 inline void thread_world::add(thread_group& g) {
@@ -103,6 +117,7 @@ inline void thread_world::add(thread_group& g) {
     for (auto& m : g.members) m.step |= bell_failed, m.mail |= bell_failed;
 }
 inline void thread_world::leave(int rank) {
+  if (watching) watching->ended(rank);
   std::lock_guard lock(mutex);
   for (auto* g : groups)
     for (auto& m : g->members)
@@ -112,19 +127,24 @@ inline void thread_world::leave(int rank) {
       }
 }
 inline void thread_world::fail(int rank) {
+  auto const why = std::current_exception();
+  std::string what = "rank " + std::to_string(rank) + " of " + std::to_string(size()) + " failed: ";
+  try {
+    if (why) std::rethrow_exception(why);
+    what += "an exception is on its way";
+  } catch (std::exception const& e) {
+    what += e.what();
+  } catch (...) {
+    what += "an exception of unknown type";
+  }
+  fail(rank, why, std::move(what));
+}
+inline void thread_world::fail(int rank, std::exception_ptr why, std::string what) {
   std::lock_guard lock(mutex);
   if (failed && (failed_rank != rank || failure)) return;
-  failure = std::current_exception();
+  failure = std::move(why);
   failed_rank = rank;
-  text = "rank " + std::to_string(rank) + " of " + std::to_string(size()) + " failed: ";
-  try {
-    if (failure) std::rethrow_exception(failure);
-    text += "an exception is on its way";
-  } catch (std::exception const& e) {
-    text += e.what();
-  } catch (...) {
-    text += "an exception of unknown type";
-  }
+  text = std::move(what);
   failed.store(true);
   for (auto* g : groups)
     for (auto& m : g->members) ring_last(m.step, bell_failed), ring_last(m.mail, bell_failed);
@@ -142,21 +162,23 @@ class threads {
   /// One rank's pointers are good for all.
   static constexpr bool one_process = true;
   /// f(world) on `ranks` threads, the caller being rank 0; returns when all have returned. Rethrows what the first rank
-  /// to fail threw.
+  /// to fail threw, or the report of the hang watch.
   template <class F>
-  static void run(int ranks, F&& f) {
+  static void run(int ranks, F&& f, watch_options const& watching = watch_options::from_environment()) {
     if (ranks < 1) throw argument_error("a world of " + std::to_string(ranks) + " ranks. Fix: at least 1.");
-    auto const world = std::make_shared<detail::thread_world>(ranks);
+    auto const world = std::make_shared<detail::thread_world>(ranks, watching);
     std::vector<int> all(static_cast<std::size_t>(ranks));
     std::iota(all.begin(), all.end(), 0);
     auto const group = std::make_shared<detail::thread_group>(world, all);
     auto const run_rank = [&](int rank) {
       try {
+        if (world->watching) world->watching->own(rank);
         threads handle(group, rank);
         f(handle);
         world->leave(rank);
       } catch (...) {
         world->fail(rank);
+        if (world->watching) world->watching->ended(rank);
       }
     };
     std::vector<std::thread> others;
@@ -175,6 +197,7 @@ class threads {
   int size() const { return int(group->members.size()); }
 
   threads split(int color, int key) {
+    auto const running = count(operation::split, 0, {});
     std::pair<int, int> const mine{color, key};
     std::vector<std::pair<int, int>> ranks;  // key and rank of those that will be in the group
     together(&mine, [&] {
@@ -194,12 +217,13 @@ class threads {
     return {joined, int(std::find(ranks.begin(), ranks.end(), std::pair(key, me)) - ranks.begin())};
   }
   void barrier() {
-    auto const running = count(operation::barrier, 0);
+    auto const running = count(operation::barrier, 0, {});
     step(2);
     wait_for_others();
   }
   void broadcast(std::span<std::byte> bytes, int root) {
-    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, size()));
+    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, size()),
+                               {.bytes = bytes.size(), .root = root});
     member(me).shown = bytes.data();
     guarded([&] {
       step();
@@ -212,7 +236,8 @@ class threads {
     });
   }
   void all_gather(std::span<std::byte> whole, std::span<std::size_t const> cuts) {
-    auto const running = count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
+    auto const running =
+        count(operation::all_gather, detail::sent_by_all_gather(cuts, me), {.bytes = whole.size(), .cuts = cuts});
     together(whole.data(), [&] {
       for_others([&](int p) {
         auto const [begin, end] = cut(cuts, p);
@@ -221,7 +246,8 @@ class threads {
     });
   }
   void all_to_all(std::span<std::span<std::byte const> const> sends, std::span<std::span<std::byte> const> receives) {
-    auto const running = count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
+    auto const running =
+        count(operation::all_to_all, detail::sent_by_all_to_all(sends, me), {.sends = sends, .receives = receives});
     together(sends.data(), [&] {
       auto const receive = [&](int p) {
         std::span<std::byte const> const from = shown<std::span<std::byte const> const>(p)[me];
@@ -234,7 +260,7 @@ class threads {
     });
   }
   void exchange(std::span<transfer const> transfers) {
-    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers));
+    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers), {.transfers = transfers});
     state.assign(transfers.size(), waiting);
     try {
       while (true) {
@@ -260,7 +286,8 @@ class threads {
     }
   }
   void sum(std::span<std::int64_t> integers) {
-    auto const running = count(operation::sum, detail::sent_by_sum(integers.size_bytes(), size()));
+    auto const running =
+        count(operation::sum, detail::sent_by_sum(integers.size_bytes(), size()), {.bytes = integers.size_bytes()});
     auto const cuts = even_cuts(integers.size(), size(), cache_line_bytes / sizeof(std::int64_t));
     together(integers.data(), [&] {
       for (std::size_t i = cuts[std::size_t(me)]; i < cuts[std::size_t(me) + 1]; ++i) {
@@ -273,7 +300,9 @@ class threads {
   template <class Consume>
   void visit_shards(std::span<float const* const> mine, std::span<int const> vectors_of,
                     std::span<std::size_t const> cuts, Consume&& consume) {
-    auto const running = count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
+    auto const running =
+        count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me),
+              {.bytes = (cuts.back() - cuts.front()) * sizeof(float), .cuts = cuts, .counts = vectors_of});
     together(mine.data(), [&] {
       auto const [begin, end] = cut(cuts, me);
       vectors.clear();
@@ -286,8 +315,10 @@ class threads {
   void all_reduce(std::span<float> data) {
     auto const cuts = even_cuts(data.size(), size(), std::size_t(lanes));
     auto const [begin, end] = cut(cuts, me);
-    auto const scattering = count(operation::reduce_scatter, (data.size() - (end - begin)) * sizeof(float));
-    auto const gathering = count(operation::all_gather, (end - begin) * sizeof(float) * std::size_t(size() - 1));
+    auto const scattering = count(operation::reduce_scatter, (data.size() - (end - begin)) * sizeof(float),
+                                  {.bytes = data.size_bytes(), .cuts = cuts});
+    auto const gathering = detail::begin_operation(traffic(), profiler, operation::all_gather,
+                                                   (end - begin) * sizeof(float) * std::size_t(size() - 1));
     together(data.data(), [&, first = begin, n = end - begin] {
       if (size() == 2) {
         float *TENON_RESTRICT const a = shown<float>(0) + first, *TENON_RESTRICT const b = shown<float>(1) + first;
@@ -326,10 +357,17 @@ class threads {
  private:
   enum : char { waiting, offered, done };  // a transfer's state
 
-  threads(std::shared_ptr<detail::thread_group> g, int rank) : group(std::move(g)), me(rank) {}
+  threads(std::shared_ptr<detail::thread_group> g, int rank) : group(std::move(g)), me(rank) {
+    if (!group->board) return;
+    std::vector<int> world_ranks;
+    for (auto const& m : group->members) world_ranks.push_back(m.world_rank);
+    watched =
+        std::make_unique<detail::watched_group>(*group->world->watching, group->board, std::move(world_ranks), me);
+  }
 
-  profile::range count(operation o, std::size_t bytes) {
-    return detail::begin_operation(traffic(), profiler, o, bytes);
+  detail::running count(operation o, std::size_t sent, detail::watched_arguments arguments) {
+    arguments.what = o;
+    return {watched.get(), arguments, traffic(), profiler, sent};
   }
   detail::thread_group::member& member(int p) const { return group->members[std::size_t(p)]; }
   template <class T>
@@ -425,6 +463,7 @@ class threads {
   }
   bool left(int p) const { return member(p).step.load(std::memory_order_acquire) & detail::bell_left; }
   [[noreturn]] void throw_left(int p) const {
+    if (watched) watched->fail_missing(p);
     throw error(errc::comm_failed, "rank " + std::to_string(p) + " of " + std::to_string(size()) +
                                        " has ended while rank " + std::to_string(me) +
                                        " waits for it. Fix: all ranks of a group must make the same calls.");
@@ -435,6 +474,7 @@ class threads {
   std::uint32_t at = 0;  // this rank's step
   std::vector<float const*> vectors;
   std::vector<char> state;
+  std::unique_ptr<detail::watched_group> watched;  // null: not watched
 };
 
 }  // namespace tenon::comm
