@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 /// @file Ranks as MPI processes. Needs mpi.h: link tenon::mpi, and include this header by name.
+#include <fcntl.h>
 #include <mpi.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <utility>
@@ -21,6 +24,7 @@
 
 #include <tenon/comm/check.hpp>
 #include <tenon/comm/communicator.hpp>
+#include <tenon/comm/watch.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/reduction_order.hpp>
 #include <tenon/policy/communicator.hpp>
@@ -87,6 +91,8 @@ struct mpi_world {
   // After an exception other ranks may never come to the end, and MPI_Finalize would wait for them; without it the
   // launcher ends them.
   ~mpi_world() {
+    if (watching) watching->ended(rank);
+    watching.reset();  // which may say that all is abandoned
     if (finalises && !abandoned && std::uncaught_exceptions() == exceptions) MPI_Finalize();
   }
   mpi_world(mpi_world const&) = delete;
@@ -96,6 +102,8 @@ struct mpi_world {
   std::atomic<bool> abandoned{false};
   bool finalises = false;
   int exceptions = std::uncaught_exceptions();
+  int rank = 0;
+  std::unique_ptr<watch> watching;  // null: nothing is watched
 };
 
 // Owns an MPI_Comm, which is a pointer or an integer, and a share of the world.
@@ -117,6 +125,35 @@ struct mpi_group {
   MPI_Comm comm;
 };
 
+// Memory, zero at first, that the ranks of `comm` on this host share. A collective.
+inline std::shared_ptr<void> host_memory(MPI_Comm comm, std::size_t bytes) {
+  MPI_Comm host = MPI_COMM_NULL;
+  int rank = 0;
+  check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &host), "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_rank(host, &rank), "MPI_Comm_rank");
+  char name[] = "/dev/shm/tenon_XXXXXX";
+  int file = rank == 0 ? mkstemp(name) : -1;
+  bool const made = file >= 0 && ftruncate(file, off_t(bytes)) == 0;
+  check_mpi(MPI_Bcast(name, sizeof name, MPI_CHAR, 0, host), "MPI_Bcast");
+  if (rank != 0) file = open(name, O_RDWR | O_CLOEXEC);
+  void* const p = rank == 0 && !made ? MAP_FAILED : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (file >= 0) close(file);
+  int const here = p != MAP_FAILED;
+  int all = 0;
+  check_mpi(MPI_Allreduce(&here, &all, 1, MPI_INT, MPI_MIN, host), "MPI_Allreduce");
+  if (rank == 0) unlink(name);
+  MPI_Comm_free(&host);
+  std::shared_ptr<void> memory(here ? p : nullptr, [bytes](void* q) {
+    if (q) munmap(q, bytes);
+  });
+  if (!all)
+    throw error(errc::comm_failed,
+                "no " + std::to_string(bytes) +
+                    " bytes for the hang watch in /dev/shm. Fix: make room there, or unset TENON_WATCH.");
+  return memory;
+}
+
 }  // namespace detail
 
 /// Ranks are MPI processes: one rank's handle of one group.
@@ -125,9 +162,11 @@ struct mpi_group {
 class mpi {
  public:
   /// MPI_COMM_WORLD. Begins MPI unless the program has, and ends it with the last handle if it began it.
-  mpi(int argc, char** argv) : mpi(std::make_shared<detail::mpi_world>(argc, argv), MPI_COMM_WORLD) {}
+  mpi(int argc, char** argv, watch_options const& watching = watch_options::from_environment())
+      : mpi(std::make_shared<detail::mpi_world>(argc, argv), MPI_COMM_WORLD, watching) {}
   /// The ranks of `comm`, which is duplicated; all of them must do this. MPI stays the caller's to end.
-  explicit mpi(MPI_Comm comm) : mpi(std::make_shared<detail::mpi_world>(), comm) {}
+  explicit mpi(MPI_Comm comm, watch_options const& watching = watch_options::from_environment())
+      : mpi(std::make_shared<detail::mpi_world>(), comm, watching) {}
 
   int rank() const { return me; }
   int size() const { return ranks; }
@@ -147,24 +186,27 @@ class mpi {
   static bool concurrent() { return thread_level() == MPI_THREAD_MULTIPLE; }
 
   mpi split(int color, int key) {
+    auto const running = count(operation::split, 0, {});
     MPI_Comm part = MPI_COMM_NULL;
     detail::check_mpi(MPI_Comm_split(group.comm, color, key, &part), "MPI_Comm_split");
     return mpi(detail::mpi_group(group.world, part));
   }
   void barrier() {
-    auto const running = count(operation::barrier, 0);
+    auto const running = count(operation::barrier, 0, {});
     detail::check_mpi(MPI_Ibarrier(group.comm, &requests[0].emplace_back()), "MPI_Ibarrier");
     wait(requests[0]);
   }
   void broadcast(std::span<std::byte> bytes, int root) {
-    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks));
+    auto const running = count(operation::broadcast, detail::sent_by_broadcast(bytes.size(), me == root, ranks),
+                               {.bytes = bytes.size(), .root = root});
     for_chunks(bytes.data(), bytes.size(), [&](std::byte* at, int n) {
       detail::check_mpi(MPI_Ibcast(at, n, MPI_BYTE, root, group.comm, &requests[0].emplace_back()), "MPI_Ibcast");
     });
     wait(requests[0]);
   }
   void all_gather(std::span<std::byte> whole, std::span<std::size_t const> cuts) {
-    auto const running = count(operation::all_gather, detail::sent_by_all_gather(cuts, me));
+    auto const running =
+        count(operation::all_gather, detail::sent_by_all_gather(cuts, me), {.bytes = whole.size(), .cuts = cuts});
     auto const part = [&](int p) {
       return whole.subspan(cuts[std::size_t(p)], cuts[std::size_t(p) + 1] - cuts[std::size_t(p)]);
     };
@@ -173,7 +215,8 @@ class mpi {
     wait(requests[0]);
   }
   void all_to_all(std::span<std::span<std::byte const> const> sends, std::span<std::span<std::byte> const> receives) {
-    auto const running = count(operation::all_to_all, detail::sent_by_all_to_all(sends, me));
+    auto const running =
+        count(operation::all_to_all, detail::sent_by_all_to_all(sends, me), {.sends = sends, .receives = receives});
     for_others([&](int p) { receive(receives[std::size_t(p)].data(), receives[std::size_t(p)].size(), p); });
     for_others([&](int p) { send(sends[std::size_t(p)].data(), sends[std::size_t(p)].size(), p); });
     if (auto const from = sends[std::size_t(me)]; from.data() != receives[std::size_t(me)].data())
@@ -181,7 +224,7 @@ class mpi {
     wait(requests[0]);
   }
   void exchange(std::span<transfer const> transfers) {
-    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers));
+    auto const running = count(operation::exchange, detail::sent_by_exchange(transfers), {.transfers = transfers});
     for (auto const& t : transfers)
       if (!t.sends) receive(t.data, t.bytes, t.peer);
     for (auto const& t : transfers)
@@ -189,7 +232,8 @@ class mpi {
     wait(requests[0]);
   }
   void sum(std::span<std::int64_t> integers) {
-    auto const running = count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks));
+    auto const running =
+        count(operation::sum, detail::sent_by_sum(integers.size_bytes(), ranks), {.bytes = integers.size_bytes()});
     for_chunks(integers.data(), integers.size(), [&](std::int64_t* at, int n) {
       detail::check_mpi(
           MPI_Iallreduce(MPI_IN_PLACE, at, n, MPI_INT64_T, MPI_SUM, group.comm, &requests[0].emplace_back()),
@@ -200,7 +244,9 @@ class mpi {
   template <class Consume>
   void visit_shards(std::span<float const* const> mine, std::span<int const> vectors_of,
                     std::span<std::size_t const> cuts, Consume&& consume) {
-    auto const running = count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me));
+    auto const running =
+        count(operation::reduce_scatter, detail::sent_by_visit(mine.size(), cuts, me),
+              {.bytes = (cuts.back() - cuts.front()) * sizeof(float), .cuts = cuts, .counts = vectors_of});
     std::size_t all = 0, longest = 0;
     for (std::size_t p = 0; p < vectors_of.size(); ++p) {
       all += std::size_t(vectors_of[p]);
@@ -267,6 +313,11 @@ class mpi {
   profile::recorder* profiler = nullptr;
   /// This rank is failing: whatever another thread of it waits for ends.
   void abandon() { group.world->abandoned = true; }
+  /// Says what is wrong with this rank by the hang watch, which ends all ranks with these words; false when there is none.
+  bool report(std::string const& text) {
+    if (group.world->watching) group.world->watching->report(text);
+    return group.world->watching != nullptr;
+  }
   /// Ends all processes.
   [[noreturn]] void abort(int code) {
     MPI_Abort(MPI_COMM_WORLD, code);
@@ -278,12 +329,31 @@ class mpi {
   static constexpr std::size_t chunk = std::size_t(1) << 30;         // counts are int
   static constexpr std::size_t piece_floats = std::size_t(1) << 18;  // 1 MiB: stays in L2 until it is added
 
-  mpi(std::shared_ptr<detail::mpi_world> w, MPI_Comm original)
-      : mpi(detail::mpi_group(std::move(w), duplicate(original))) {}
+  mpi(std::shared_ptr<detail::mpi_world> w, MPI_Comm original, watch_options const& watching)
+      : mpi(detail::mpi_group(std::move(w), duplicate(original))) {
+    if (!(watching.late_after > 0)) return;
+    auto& world = *group.world;
+    world.rank = me;
+    auto board = detail::host_memory(group.comm, detail::watched_world::bytes(ranks));
+    world.watching = std::make_unique<detail::watch>(watching, std::move(board), ranks, std::vector<int>{me}, true,
+                                                     [&world](std::string const&) { world.abandoned = true; });
+    world.watching->own(me);
+    watch_group();
+    world.watching->begin();
+  }
   explicit mpi(detail::mpi_group g) : group(std::move(g)) {
     detail::check_mpi(MPI_Comm_set_errhandler(group.comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     detail::check_mpi(MPI_Comm_rank(group.comm, &me), "MPI_Comm_rank");
     detail::check_mpi(MPI_Comm_size(group.comm, &ranks), "MPI_Comm_size");
+    if (group.world->watching) watch_group();
+  }
+  void watch_group() {
+    std::vector<int> world_ranks(static_cast<std::size_t>(ranks));
+    detail::check_mpi(MPI_Allgather(&group.world->rank, 1, MPI_INT, world_ranks.data(), 1, MPI_INT, group.comm),
+                      "MPI_Allgather");
+    auto board = detail::host_memory(group.comm, detail::watched_group::bytes(std::size_t(ranks)));
+    watched =
+        std::make_unique<detail::watched_group>(*group.world->watching, std::move(board), std::move(world_ranks), me);
   }
   static int thread_level() {
     int level = 0;
@@ -300,8 +370,9 @@ class mpi {
     return copy;
   }
 
-  profile::range count(operation o, std::size_t bytes) {
-    return detail::begin_operation(traffic(), profiler, o, bytes);
+  detail::running count(operation o, std::size_t sent, detail::watched_arguments arguments) {
+    arguments.what = o;
+    return {watched.get(), arguments, traffic(), profiler, sent};
   }
   template <class F>
   void for_others(F&& f) const {
@@ -330,7 +401,9 @@ class mpi {
       code = MPI_Testall(int(lot.size()), lot.data(), &done, MPI_STATUSES_IGNORE);
     lot.clear();
     detail::check_mpi(code, "MPI_Testall");
-    if (group.world->abandoned.load(std::memory_order_relaxed)) throw error(errc::comm_failed, "this rank is failing");
+    if (!group.world->abandoned) return;
+    if (group.world->watching) group.world->watching->check(group.world->rank);
+    throw error(errc::comm_failed, "this rank is failing");
   }
 
   detail::mpi_group group;
@@ -338,6 +411,7 @@ class mpi {
   std::vector<MPI_Request> requests[2];
   std::vector<float> pieces;
   std::vector<float const*> vectors;
+  std::unique_ptr<detail::watched_group> watched;  // null: not watched
 };
 static_assert(Communicator<mpi>);
 
@@ -364,6 +438,8 @@ int run_mpi(int argc, char** argv, F&& f) {
     std::fprintf(stderr, "%s\n", text.c_str());
     return 1;
   }
+  if (world->report("rank " + std::to_string(world->rank()) + " of " + std::to_string(world->size()) + ": " + text))
+    return 1;
   // Whether all are here, and with the same words: MPI_COMM_WORLD itself, where nothing of ours can be under way.
   std::int64_t const hash = std::int64_t(std::hash<std::string>()(text) >> 1);
   std::int64_t extremes[2] = {hash, -hash};
