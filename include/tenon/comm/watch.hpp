@@ -82,9 +82,10 @@ struct watched_arguments {
 struct watched_call {
   std::uint64_t hash = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t number = 0;  // of the group's collectives, from 1; 0: an exchange
   operation what{};
   std::int32_t root = -1;
-  std::array<char, 104> where{};
+  std::array<char, 96> where{};
 
   watched_call() = default;
   explicit watched_call(watched_arguments const& a) : bytes(a.bytes), what(a.what), root(a.root) {
@@ -98,10 +99,12 @@ struct watched_call {
   }
   std::string text() const {
     static constexpr std::array<char const*, operations> elements{" of floats", "", "", "", " of int64", "", "", ""};
+    if (!hash) return "none";  // all zero: there was none
     std::string t = operation_names[std::size_t(what)];
     if (bytes) t += " of " + std::to_string(bytes) + " bytes" + elements[std::size_t(what)];
     if (root >= 0) t += " from member " + std::to_string(root);
     if (where[0]) (t += " at ") += where.data();
+    if (number) t += " (call " + std::to_string(number) + " of its group)";
     return t;
   }
 };
@@ -139,6 +142,7 @@ struct watched_rank {
   std::uint64_t process;  // 0: on another host
   std::int64_t beat;      // when its watch last looked
   std::uint32_t ended, inside;
+  std::uint64_t waits_for;  // 1 + the rank that it waits for; 0: for none. Its watch says so.
   call_words last;
 };
 struct watched_world {
@@ -219,9 +223,10 @@ class watch {
     end_waits(world.text.data());
   }
   bool reported() const { return load(world.ready); }
-  watched_rank& rank(int r) { return world.rank(r); }
+  watched_rank& rank(int r) const { return world.rank(r); }
   std::string name(int r) const { return "rank " + std::to_string(r) + " of " + std::to_string(ranks); }
-  double late_after() const { return options.late_after; }
+  /// On rank `missing`, for which rank `waits` has waited.
+  std::string late_report(int waits, int missing, double waited, std::int64_t now) const;
 
   void add(watched_group* g) {
     std::lock_guard lock(mutex);
@@ -289,38 +294,23 @@ class watched_group {
     watched_group* group;
   };
 
-  /// Whom this rank waits for although it will not come, or is late; empty when nobody.
-  std::string find_late(std::int64_t now) {
-    auto const& own = member(me);
-    std::int64_t const since = load(own.since);
-    if (!since) return {};
-    double const waited = seconds_between(since, now);
-    for (int p = 0; p < size(); ++p) {
-      if (p == me || !here(p) || !waits_for(p)) continue;
-      auto& peer = guard.rank(members[std::size_t(p)]);
-      bool const waits_too = load(peer.inside);
-      if (load(peer.ended) || waited > (waits_too ? 2 : 1) * guard.late_after()) return missing(p, now);
-    }
-    return {};
+  /// The first rank of the world that this one waits for, or -1.
+  int missing() const {
+    if (load(member(me).since))
+      for (int p = 0; p < size(); ++p)
+        if (p != me && here(p) && waits_for(p)) return members[std::size_t(p)];
+    return -1;
   }
-  /// The report on rank p, which this one waits for.
-  std::string missing(int p, std::int64_t now) {
-    int const r = members[std::size_t(p)];
-    auto& peer = guard.rank(r);
+  int world_rank() const { return members[std::size_t(me)]; }
+  double waited(std::int64_t now) const {
     std::int64_t const since = load(member(me).since);
-    return "hang watch: " + guard.name(r) + " has not come to " +
-           read_call(guard.rank(members[std::size_t(me)]).last).text() + number(load(lane(me).count)) +
-           ", where rank " + std::to_string(members[std::size_t(me)]) + " has waited " +
-           hundredths(since ? seconds_between(since, now) : 0) + " for it. It " +
-           (load(peer.ended)                                             ? "has ended"
-            : load(peer.inside)                                          ? "waits elsewhere"
-            : seconds_between(load(peer.beat), now) > guard.late_after() ? "is stopped"
-                                                                         : "is in no call") +
-           "; its last was " + read_call(peer.last).text() +
-           ". Fix: all ranks of a group must make the same calls; if it only takes longer, raise TENON_WATCH.";
+    return since ? seconds_between(since, now) : 0;
   }
   /// Reports that rank p, which this one waits for, has ended.
-  [[noreturn]] void fail_missing(int p) { fail(missing(p, watch_now())); }
+  [[noreturn]] void fail_missing(int p) {
+    std::int64_t const now = watch_now();
+    fail(guard.late_report(world_rank(), members[std::size_t(p)], waited(now), now));
+  }
 
  private:
   int size() const { return int(members.size()); }
@@ -331,11 +321,6 @@ class watched_group {
     return lane(size() * (1 + (of == from ? 0 : size()) + from) + to);
   }
   bool here(int p) const { return load(guard.rank(members[std::size_t(p)]).process); }
-  std::string number(std::uint64_t count) const {
-    std::string t = " (call " + std::to_string(count) + " of ranks";
-    for (int r : members) t += " " + std::to_string(r);
-    return t + ")";
-  }
   bool waits_for(int p) const {
     auto const behind = [](watched_lane const& a, watched_lane const& b) { return load(a.count) < load(b.count); };
     if (load(member(me).collective)) return behind(lane(p), lane(me));
@@ -345,10 +330,11 @@ class watched_group {
 
   void enter(watched_arguments const& a) {
     guard.check(members[std::size_t(me)]);
-    watched_call const call(a);
+    watched_call call(a);
+    bool const collective = a.what != operation::exchange;
+    if (collective) call.number = load(lane(me).count) + 1;
     auto& own = guard.rank(members[std::size_t(me)]);
     write_call(own.last, call);
-    bool const collective = a.what != operation::exchange;
     std::uint64_t peers = 0;
     for (auto const& t : a.transfers) peers |= std::uint64_t(1) << (t.peer % 64);
     store(member(me).collective, std::uint32_t(collective));
@@ -427,9 +413,11 @@ class watched_group {
         if (hash != most->first)
           got +=
               (got.empty() ? "" : ", ") + guard.name(members[std::size_t(p)]) + " came with " + lane(p).call(k).text();
-    fail("hang watch: " + got + ", where " + std::to_string(most->second.size()) +
-         (most->second.size() == 1 ? " rank expects " : " ranks expect ") + lane(most->second[0]).call(k).text() +
-         number(k + 1) + ". Fix: all ranks of a group must make the same calls in the same order.");
+    auto const& others = most->second;
+    fail("hang watch: " + got + ", where " +
+         (others.size() == 1 ? "rank " + std::to_string(members[std::size_t(others[0])]) + " expects "
+                             : std::to_string(others.size()) + " ranks expect ") +
+         lane(others[0]).call(k).text() + ". Fix: all ranks of a group must make the same calls in the same order.");
   }
   [[noreturn]] void fail(std::string const& text) {
     guard.report(text);
@@ -469,12 +457,47 @@ inline void watch::run() {
     return wait_for_the_told();
   }
 }
+// Follows who waits for whom to a rank that waits for nobody, or round a circle.
 inline std::string watch::find_late(std::int64_t now) {
   std::lock_guard lock(mutex);
-  std::string text;
+  for (int r : mine) store(world.rank(r).waits_for, std::uint64_t(0));
   for (auto* g : groups)
-    if (text.empty()) text = g->find_late(now);
-  return text;
+    if (int const r = g->missing(); r >= 0) store(world.rank(g->world_rank()).waits_for, std::uint64_t(r) + 1);
+  for (auto* g : groups) {
+    int at = g->missing();
+    if (at < 0) continue;
+    double const waited = g->waited(now);
+    std::vector<int> chain{g->world_rank()};
+    while (std::find(chain.begin(), chain.end(), at) == chain.end()) {
+      chain.push_back(at);
+      auto const next = load(world.rank(at).waits_for);
+      if (!next) break;
+      at = int(next) - 1;
+    }
+    if (at == chain.back()) {
+      if (load(world.rank(at).ended) || waited > options.late_after)
+        return late_report(chain[chain.size() - 2], at, waited, now);
+    } else if (waited > 2 * options.late_after) {
+      std::string circle;
+      for (auto r = std::find(chain.begin(), chain.end(), at); r != chain.end(); ++r)
+        circle += (circle.empty() ? "" : ", ") + name(*r) + " in " + read_call(world.rank(*r).last).text() +
+                  " for rank " + std::to_string(r + 1 == chain.end() ? at : r[1]);
+      return "hang watch: ranks have waited for each other for " + hundredths(waited) + ": " + circle +
+             ". Fix: all ranks of a group must make the same calls in the same order.";
+    }
+  }
+  return {};
+}
+inline std::string watch::late_report(int waits, int missing, double waited, std::int64_t now) const {
+  auto const& its = world.rank(missing);
+  std::string const last = read_call(its.last).text();
+  return "hang watch: " + name(missing) + " has not come to " + read_call(world.rank(waits).last).text() +
+         ", where rank " + std::to_string(waits) + " waits for it; waited " + hundredths(waited) + ". It " +
+         (load(its.ended)                                             ? "has ended; its last call was " + last
+          : seconds_between(load(its.beat), now) > options.late_after ? "is stopped; its last call was " + last
+          : load(its.inside)                                          ? "is in " + last
+                                                                      : "is in no call; its last was " + last) +
+         ". Fix: all ranks of a group must make the same calls; if it only takes longer, raise TENON_WATCH.";
 }
 // A process that was killed. Its number alone says little: it may belong to another container.
 inline std::string watch::find_dead(std::int64_t now) {
