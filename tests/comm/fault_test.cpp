@@ -21,7 +21,7 @@ TEST_CASE("faults of ranks that are threads are named on every rank within a sec
   int const count = many ? std::atoi(many) : 20;
   double longest = 0;
   for (int seed = 0; seed < count; ++seed) {
-    fault const f(std::uint64_t(seed), 3 + seed % 3, false);
+    fault const f(std::uint64_t(seed), 3 + seed % 3);
     CAPTURE(describe(f));
     std::vector<std::string> texts(std::size_t(f.ranks));
     std::atomic<std::int64_t> begin{0}, end{0};

@@ -226,9 +226,9 @@ class mpi {
   void exchange(std::span<transfer const> transfers) {
     auto const running = count(operation::exchange, detail::sent_by_exchange(transfers), {.transfers = transfers});
     for (auto const& t : transfers)
-      if (!t.sends) receive(t.data, t.bytes, t.peer);
+      if (!t.sends) receive(t.data, t.bytes, t.peer, 0, exchange_tag);
     for (auto const& t : transfers)
-      if (t.sends) send(t.data, t.bytes, t.peer);
+      if (t.sends) send(t.data, t.bytes, t.peer, 0, exchange_tag);
     wait(requests[0]);
   }
   void sum(std::span<std::int64_t> integers) {
@@ -325,7 +325,7 @@ class mpi {
   }
 
  private:
-  static constexpr int tag = 0x7e0;
+  static constexpr int tag = 0x7e0, exchange_tag = 0x7e1;            // what differs in order must not meet
   static constexpr std::size_t chunk = std::size_t(1) << 30;         // counts are int
   static constexpr std::size_t piece_floats = std::size_t(1) << 18;  // 1 MiB: stays in L2 until it is added
 
@@ -383,15 +383,15 @@ class mpi {
     for (std::size_t at = 0; at < n; at += chunk) f(data + at, int(std::min(chunk, n - at)));
   }
   // Begun, and done after `wait` for the requests of the same lot.
-  void send(void const* data, std::size_t bytes, int to, std::size_t lot = 0) {
+  void send(void const* data, std::size_t bytes, int to, std::size_t lot = 0, int its_tag = tag) {
     for_chunks(static_cast<std::byte const*>(data), bytes, [&](std::byte const* at, int n) {
-      detail::check_mpi(MPI_Isend(at, n, MPI_BYTE, to, tag, group.comm, &requests[lot % 2].emplace_back()),
+      detail::check_mpi(MPI_Isend(at, n, MPI_BYTE, to, its_tag, group.comm, &requests[lot % 2].emplace_back()),
                         "MPI_Isend");
     });
   }
-  void receive(void* data, std::size_t bytes, int from, std::size_t lot = 0) {
+  void receive(void* data, std::size_t bytes, int from, std::size_t lot = 0, int its_tag = tag) {
     for_chunks(static_cast<std::byte*>(data), bytes, [&](std::byte* at, int n) {
-      detail::check_mpi(MPI_Irecv(at, n, MPI_BYTE, from, tag, group.comm, &requests[lot % 2].emplace_back()),
+      detail::check_mpi(MPI_Irecv(at, n, MPI_BYTE, from, its_tag, group.comm, &requests[lot % 2].emplace_back()),
                         "MPI_Irecv");
     });
   }
@@ -400,9 +400,10 @@ class mpi {
     for (int done = 0; !done && code == MPI_SUCCESS && !group.world->abandoned.load(std::memory_order_relaxed);)
       code = MPI_Testall(int(lot.size()), lot.data(), &done, MPI_STATUSES_IGNORE);
     lot.clear();
+    bool const failing = group.world->abandoned;
+    if (code == MPI_SUCCESS && !failing) return;
+    if (watched) watched->throw_report(failing ? 0 : 1);  // which knows more than MPI's words
     detail::check_mpi(code, "MPI_Testall");
-    if (!group.world->abandoned) return;
-    if (group.world->watching) group.world->watching->check(group.world->rank);
     throw error(errc::comm_failed, "this rank is failing");
   }
 

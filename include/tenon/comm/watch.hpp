@@ -306,6 +306,13 @@ class watched_group {
     std::int64_t const since = load(member(me).since);
     return since ? seconds_between(since, now) : 0;
   }
+  /// Throws the report, for which it waits for as many seconds at most.
+  void throw_report(double seconds) const {
+    std::int64_t const begin = watch_now();
+    while (!guard.reported() && seconds_between(begin, watch_now()) < seconds)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    guard.check(world_rank());
+  }
   /// Reports that rank p, which this one waits for, has ended.
   [[noreturn]] void fail_missing(int p) {
     std::int64_t const now = watch_now();
