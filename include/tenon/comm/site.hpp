@@ -15,7 +15,7 @@ namespace tenon::comm {
 /// A thread's place: names and numbers from outer to inner, as in "backward 3, layer 5, mlp".
 struct call_site {
   struct part {
-    char const* name;  // a string literal
+    char const* name;  // outlives all calls from here
     index_t number;    // negative: none
   };
   static constexpr std::size_t most_parts = 4;  // what is further in is not named

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <tenon/comm/site.hpp>
 #include <tenon/nn/parameter.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/ops/dropout.hpp>
@@ -51,6 +52,7 @@ struct residual {
     auto const normed = pass.template allocate_own<T>(x.extent(1), Pass::keeps_everything);
     s.normed = Pass::keeps_everything ? normed : matrix_view<T>{};
     norm.forward(pass, p.norm, x, normed, s.norm);
+    comm::site const here(inner_name.c_str());
     if (!drops(pass)) return inner.forward(pass, p.inner, as_const(normed), x, y, s.inner);
     inner.forward(pass, p.inner, as_const(normed), matrix_view<T const>{}, y, s.inner);
     drop(pass, as_const(y), y);
@@ -73,6 +75,7 @@ struct residual {
       drop(pass, as_const(d), d_inner);
     }
     auto const d_normed = pass.template allocate_own<T>(d.extent(1), false);
+    comm::site const here(inner_name.c_str());
     inner.backward(pass, p.inner, g.inner, s.inner, as_const(normed), as_const(d_inner), d_normed);
     norm.backward(pass, p.norm, g.norm, s.norm, s.x, as_const(d_normed), as_const(d), d);
   }
@@ -133,6 +136,7 @@ struct sandwich {
     s.normed = pass.template allocate_own<T>(x.extent(1), true);
     s.branch = pass.template allocate_own<T>(x.extent(1), true);
     norm.forward(pass, p.norm, x, s.normed, s.norm);
+    comm::site const here(inner_name.c_str());
     inner.forward(pass, p.inner, as_const(s.normed), matrix_view<T const>{}, s.branch, s.inner);
     last.forward(pass, p.last, as_const(s.branch), y, s.last);
     ops::add(pass.exec, ops::add_args<T, T>{y.data(), x.data(), y.size()});
@@ -145,6 +149,7 @@ struct sandwich {
     auto const d_branch = pass.template allocate_own<T>(d.extent(1), false);
     auto const d_normed = pass.template allocate_own<T>(d.extent(1), false);
     last.backward(pass, p.last, g.last, s.last, as_const(s.branch), as_const(d), matrix_view<T const>{}, d_branch);
+    comm::site const here(inner_name.c_str());
     inner.backward(pass, p.inner, g.inner, s.inner, as_const(s.normed), as_const(d_branch), d_normed);
     norm.backward(pass, p.norm, g.norm, s.norm, s.x, as_const(d_normed), as_const(d), d);
   }
@@ -228,6 +233,7 @@ struct repeat {
     if (Pass::forward_only)
       for (auto& y : outputs) y = pass.template allocate_own<T>(x.extent(1), true);
     for (std::size_t i = 0; i < layers.size(); ++i) {
+      comm::site const here("layer", first + index_t(i));
       pass.hooks.before_layer(index_t(i), false);
       if (gradients) pass.saved.lend(std::as_writable_bytes(std::span(gradients->begins[0], gradients->begins[i])));
       s.inputs[i] = x;
@@ -244,6 +250,7 @@ struct repeat {
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
                 matrix_view<T> d) const {
     for (std::size_t i = layers.size(); i-- > 0;) {
+      comm::site const here("layer", first + index_t(i));
       pass.hooks.before_layer(index_t(i), true);
       auto const mark = pass.saved.mark();
       if (Pass::recomputes_layers) {

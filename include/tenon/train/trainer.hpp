@@ -13,6 +13,7 @@
 #include <tenon/comm/mesh.hpp>
 #include <tenon/comm/placement.hpp>
 #include <tenon/comm/self.hpp>
+#include <tenon/comm/site.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
@@ -120,6 +121,7 @@ class trainer {
   step_result step(std::span<std::int32_t const> tokens, std::span<std::int32_t const> targets) {
     check_batch(tokens, targets);
     ++steps_done;
+    comm::site const here("step", steps_done);
     step_result r{.step = steps_done};
     for (auto t : targets) r.targets += t >= 0;
     if (r.targets == 0)
@@ -493,6 +495,7 @@ class trainer {
     static constexpr char const* names[] = {"forward", "backward", "input backward", "weight backward"};
     profile::range const running(exec.profiler, names[int(i.what)]);
     auto const m = index_t(i.micro_batch);
+    comm::site const here(names[int(i.what)], m);
     if (i.what == parallel::action::forward) return forward(i.chunk, m, of_micro_batch(tokens, m));
     if (i.what != parallel::action::weight_backward)
       backward(i.chunk, m, of_micro_batch(tokens, m), of_micro_batch(targets, m), scale,
