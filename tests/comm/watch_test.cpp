@@ -8,6 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <tenon/comm.hpp>
 
 using namespace tenon;
@@ -170,4 +173,28 @@ TEST_CASE("watch: what the environment says") {
   setenv("TENON_WATCH", "2.5", 1);
   CHECK(comm::watch_options::from_environment().late_after == 2.5);
   unsetenv("TENON_WATCH");
+}
+
+TEST_CASE("watch: a rank that never comes back ends its process") {
+  auto const begin = std::chrono::steady_clock::now();
+  pid_t const child = fork();
+  if (child == 0) {
+    fclose(stderr);
+    try {
+      threads::run(3,
+                   [](threads& world) {
+                     if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::minutes(1));
+                     world.barrier();
+                   },
+                   {.late_after = 0.2, .grace = 0.2});
+    } catch (error const&) {
+      _exit(2);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 1);
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
 }
