@@ -114,6 +114,7 @@ void make_calls(C& world, fault const& f, std::function<void()> const& at_fault)
       }
       make_call(world, half, f, step, layer, here);
     }
+  world.barrier();  // not all of the last calls wait for all ranks
 }
 
 /// What is wrong with the report, or nothing: it must name the rank, and a call of it or one that it did not make.
