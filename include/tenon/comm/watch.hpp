@@ -467,9 +467,13 @@ inline void watch::run() {
 // Follows who waits for whom to a rank that waits for nobody, or round a circle.
 inline std::string watch::find_late(std::int64_t now) {
   std::lock_guard lock(mutex);
-  for (int r : mine) store(world.rank(r).waits_for, std::uint64_t(0));
-  for (auto* g : groups)
-    if (int const r = g->missing(); r >= 0) store(world.rank(g->world_rank()).waits_for, std::uint64_t(r) + 1);
+  for (int r : mine) {  // stored once: other processes look at any moment
+    std::uint64_t waits_for = 0;
+    for (auto* g : groups)
+      if (int const missing = g->world_rank() == r ? g->missing() : -1; missing >= 0)
+        waits_for = std::uint64_t(missing) + 1;
+    store(world.rank(r).waits_for, waits_for);
+  }
   for (auto* g : groups) {
     int at = g->missing();
     if (at < 0) continue;
@@ -482,8 +486,9 @@ inline std::string watch::find_late(std::int64_t now) {
       at = int(next) - 1;
     }
     if (at == chain.back()) {
-      if (load(world.rank(at).ended) || waited > options.late_after)
-        return late_report(chain[chain.size() - 2], at, waited, now);
+      // One that is in a call may wait itself, and its watch has not said so yet.
+      double const limit = load(world.rank(at).inside) ? 2 * options.late_after : options.late_after;
+      if (load(world.rank(at).ended) || waited > limit) return late_report(chain[chain.size() - 2], at, waited, now);
     } else if (waited > 2 * options.late_after) {
       std::string circle;
       for (auto r = std::find(chain.begin(), chain.end(), at); r != chain.end(); ++r)
