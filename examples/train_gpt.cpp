@@ -14,8 +14,7 @@ int main(int argc, char** argv) try {
       argc, argv, "Trains a GPT on the bytes of a text, on one machine. Results do not depend on --threads.");
   if (!a) return 0;
   tenon::comm::self world;
-  train_gpt::print_summary(*a, train_gpt::train(world, *a));
-  return 0;
+  return train_gpt::finish(*a, train_gpt::train(world, *a));
 } catch (std::exception const& e) {
   std::fprintf(stderr, "train_gpt: %s\n", e.what());
   return 1;

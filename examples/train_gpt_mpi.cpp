@@ -11,8 +11,7 @@ int main(int argc, char** argv) {
     auto const a = train_gpt::read_command_line(
         argc, argv, "Trains a GPT on a mesh of MPI processes. Results do not depend on the mesh.",
         tenon::comm::mesh_shape{.data = world.size()}, world.rank() == 0);
-    if (!a) return;
-    auto const summary = train_gpt::train(world, *a);
-    if (world.rank() == 0) train_gpt::print_summary(*a, summary);
+    if (!a) return 0;
+    return train_gpt::finish(*a, train_gpt::train(world, *a), world.rank() == 0);
   });
 }

@@ -15,11 +15,12 @@ int main(int argc, char** argv) try {
       argc, argv, "Trains a GPT on a mesh of ranks, which are threads. Results do not depend on the mesh.",
       tenon::comm::mesh_shape{.data = 2});
   if (!a) return 0;
+  int code = 0;
   threads::run(int(a->mesh.size()), [&](threads& world) {
     auto const summary = train_gpt::train(world, *a);
-    if (world.rank() == 0) train_gpt::print_summary(*a, summary);
+    if (world.rank() == 0) code = train_gpt::finish(*a, summary);
   });
-  return 0;
+  return code;
 } catch (std::exception const& e) {
   std::fprintf(stderr, "train_gpt_threads: %s\n", e.what());
   return 1;

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <filesystem>
 
+#include <tenon/train/stop.hpp>
+
 namespace train_gpt {
 namespace fs = std::filesystem;
 
@@ -40,7 +42,7 @@ void print_sample(std::string const& text, char const* when) {
   std::fflush(stdout);
 }
 
-void print_summary(arguments const& a, nlohmann::ordered_json const& summary) {
+static void print_summary(arguments const& a, nlohmann::ordered_json const& summary) {
   if (a.json) {
     std::printf("%s\n", summary.dump().c_str());
     return;
@@ -59,6 +61,11 @@ void print_summary(arguments const& a, nlohmann::ordered_json const& summary) {
         "  --text FILE...                   your own text\n"
         "  --model llama-small              another architecture; --help lists them\n",
         a.out.c_str(), 2 * a.steps, a.out.c_str());
+}
+
+int finish(arguments const& a, nlohmann::ordered_json const& summary, bool prints) {
+  if (prints) print_summary(a, summary);
+  return summary.at("stopped").get<bool>() ? tenon::stopped_exit_code : 0;
 }
 
 }  // namespace train_gpt

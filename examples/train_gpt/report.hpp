@@ -15,7 +15,7 @@ std::vector<std::string> text_files(std::vector<std::string> const& given);
 
 void print_sample(std::string const& text, char const* when);
 
-/// The last words of a run: as JSON if asked to, else for people.
-void print_summary(arguments const& a, nlohmann::ordered_json const& summary);
+/// The last words of a run, of one rank: as JSON if asked to, else for people. Returns what the program returns.
+int finish(arguments const& a, nlohmann::ordered_json const& summary, bool prints = true);
 
 }  // namespace train_gpt

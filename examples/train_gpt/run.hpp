@@ -60,17 +60,23 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
   tenon::profile::rank_recorder recorder;
   bool const tabulates = world.rank() == 0 && a.table;
   if (!a.trace.empty() || tabulates) t.record(&recorder);
-  if (!a.resume) sample("before training");
+  tenon::launch_settings const launched;
+  bool const resumes = a.resume || launched;
+  if (!resumes) sample("before training");
+  if (!a.out.empty() || launched) tenon::catch_stop_signals();
 
   tenon::progress_line progress(stdout, a.steps, peak);
   auto const result = tenon::fit(t, text,
                                  {.steps = a.steps,
                                   .out = a.out,
-                                  .resume = a.resume,
+                                  .resume = resumes,
                                   .checkpoint_every = a.checkpoint_every,
                                   .keep_checkpoints = a.keep_checkpoints,
                                   .keep_every = a.keep_every,
                                   .evaluate_every = a.evaluate_every,
+                                  .memory = launched.memory,
+                                  .progress = launched.progress,
+                                  .stop = tenon::stop_asked,
                                   .on_step =
                                       [&](tenon::fit_event const& e) {
                                         if (prints) progress.update(e);
@@ -81,13 +87,14 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
   if (!a.trace.empty()) tenon::comm::write_trace(world, a.trace, recorder);
   if (tabulates)
     std::fputs(tenon::profile::table(recorder, {own_peak, tenon::exec::measure_read_bandwidth(pool)}).c_str(), stdout);
-  sample("after training");
+  if (!result.stopped) sample("after training");
 
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return {{"model", a.model},
           {"precision", Precision::name},
           {"steps", result.steps},
+          {"stopped", result.stopped},
           {"loss", result.loss},
           {"validation_loss", result.validation_loss},
           {"tokens_per_second", result.tokens_per_second},

@@ -8,6 +8,8 @@
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/checkpoint_files.hpp>
 #include <tenon/train/fit.hpp>
+#include <tenon/train/plan.hpp>
 #include <tenon/train/progress.hpp>
 #include <tenon/train/sample.hpp>
+#include <tenon/train/stop.hpp>
 #include <tenon/train/trainer.hpp>

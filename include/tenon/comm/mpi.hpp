@@ -19,6 +19,7 @@
 #include <numeric>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -397,8 +398,14 @@ class mpi {
   }
   void wait(std::vector<MPI_Request>& lot) {
     int code = MPI_SUCCESS;
-    for (int done = 0; !done && code == MPI_SUCCESS && !group.world->abandoned.load(std::memory_order_relaxed);)
+    // Spins for longer than ranks in step are apart, then sleeps: what waits for a slow rank, or for a disk, would take
+    // the core of a step.
+    constexpr int spins_before_sleep = 200;
+    int turn = 0;
+    for (int done = 0; !done && code == MPI_SUCCESS && !group.world->abandoned.load(std::memory_order_relaxed);) {
       code = MPI_Testall(int(lot.size()), lot.data(), &done, MPI_STATUSES_IGNORE);
+      if (++turn > spins_before_sleep && !done) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
     lot.clear();
     bool const failing = group.world->abandoned;
     if (code == MPI_SUCCESS && !failing) return;
@@ -428,8 +435,8 @@ int run_mpi(int argc, char** argv, F&& f) {
   std::string text;
   try {
     world = std::make_unique<mpi>(argc, argv);
-    f(*world);
-    return 0;
+    if constexpr (std::is_void_v<decltype(f(*world))>) return f(*world), 0;
+    else return f(*world);
   } catch (std::exception const& e) {
     text = e.what();
   } catch (...) {

@@ -418,21 +418,21 @@ void load_checkpoint(Trainer& trainer, io::path const& folder, std::string const
   trainer.restored();
 }
 
-/// Loads the newest checkpoint of a folder that is as it was written, if there is any. Every rank calls it. Returns a
+/// Loads the newest checkpoint of a folder, or of `other`, that is as it was written, if there is any. Every rank calls it. Returns a
 /// sentence for each newer one that is broken: the run goes on with the same bits from the older one.
 /// @error broken_checkpoint: all are broken; file_error: another run's
 template <class Trainer>
-std::vector<std::string> load_newest_checkpoint(Trainer& trainer, io::path const& folder,
-                                                std::string const& text = "") {
+std::vector<std::string> load_newest_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "",
+                                                io::path const& other = {}) {
   std::string names;  // rank 0's: ranks may see a folder at different moments
-  for (auto const& c : list_checkpoints(folder)) names.insert(0, c.filename().string() + "\n");
+  for (auto const& c : list_checkpoints(folder, other)) names.insert(0, c.string() + "\n");
   names = comm::detail::broadcast_text(trainer.mesh().world, names, 0);
   std::vector<std::string> broken;
   while (!names.empty()) {
     std::string const name = names.substr(0, names.find('\n'));
     names.erase(0, name.size() + 1);
     try {
-      load_checkpoint(trainer, folder / name, text);
+      load_checkpoint(trainer, name, text);
       for (auto& sentence : broken) sentence += " The run goes on from " + name + ".";
       return broken;
     } catch (broken_checkpoint const& e) {

@@ -38,17 +38,18 @@ struct retention {
   index_t every = 0;       ///< steps; 0: none for its number
 };
 
-/// The checkpoints of a folder, oldest first; empty when there is none.
-inline std::vector<io::path> list_checkpoints(io::path const& folder) {
+/// The checkpoints of a folder, or of two, oldest first; empty when there is none.
+inline std::vector<io::path> list_checkpoints(io::path const& folder, io::path const& other = {}) {
   std::vector<io::path> found;
   std::error_code ignored;
-  for (std::filesystem::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
-    std::string const name = it->path().filename().string();
-    if (name.rfind("step-", 0) == 0 && name.size() >= 13 &&
-        name.find_first_not_of("0123456789", 5) == std::string::npos)
-      found.push_back(it->path());
-  }
-  std::sort(found.begin(), found.end(), [](io::path const& a, io::path const& b) {
+  for (auto const& each : {folder, other})
+    for (std::filesystem::directory_iterator it(each, ignored), end; !ignored && it != end; it.increment(ignored)) {
+      std::string const name = it->path().filename().string();
+      if (name.rfind("step-", 0) == 0 && name.size() >= 13 &&
+          name.find_first_not_of("0123456789", 5) == std::string::npos)
+        found.push_back(it->path());
+    }
+  std::stable_sort(found.begin(), found.end(), [](io::path const& a, io::path const& b) {
     std::string const x = a.filename().string(), y = b.filename().string();
     return x.size() != y.size() ? x.size() < y.size() : x < y;
   });

@@ -10,6 +10,7 @@
 
 #include <tenon/data/sampler.hpp>
 #include <tenon/data/source.hpp>
+#include <tenon/io/atomic_file.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/loss_curve.hpp>
 #include <tenon/train/metrics.hpp>
@@ -36,6 +37,11 @@ struct fit_options {
   double validation_share = 0.05;    ///< the last part of the text is not trained on
   index_t evaluate_every = 0;        ///< steps; 0: at the end only
   index_t evaluate_samples = 32;     ///< sequences per evaluation, always the same ones
+  /// A folder in memory that outlives the ranks: what a checkpoint holds goes there after each step, and a resumed run
+  /// goes on from there if that is newer. Empty: none.
+  std::string memory{};
+  std::string progress{};        ///< a file that tells the last finished step; empty: none
+  std::function<bool()> stop{};  ///< asked on every rank after each step: if one says yes all save and return
   std::function<void(fit_event const&)> on_step{};  ///< called on rank 0
   /// Called on rank 0 with a sentence about what `fit` could help itself with: a broken checkpoint that was passed over.
   std::function<void(std::string const&)> on_notice{};
@@ -47,6 +53,7 @@ struct fit_result {
   double tokens_per_second = 0;    ///< median over the steps of this call, the first left out when there are more
   double flops_per_second = 0;     ///< at that rate
   double bytes_sent_per_step = 0;  ///< by this rank; evaluations and checkpoints are not counted
+  bool stopped = false;            ///< before the last step, because it was asked to
 };
 
 namespace train {
@@ -78,6 +85,47 @@ std::string text_digest(Source const& text) {
   return hash.finish_hex();
 }
 
+/// The state after each step in a folder in memory. What goes wrong there is no reason to stop.
+template <class Trainer>
+class memory_copies {
+ public:
+  /// The trainer lives longer. @param tells called with a sentence when it ends
+  memory_copies(Trainer& trainer, io::path const& folder, std::string const& text,
+                std::function<void(std::string const&)> tells)
+      : notice(std::move(tells)) {
+    guarded([&] { writer.emplace(trainer, folder, text); });
+  }
+  void save() {
+    if (writer) guarded([&] { writer->save(); });
+  }
+  /// Returns when what was saved is there.
+  void wait() {
+    if (writer) guarded([&] { writer->wait(); });
+  }
+
+ private:
+  template <class F>
+  void guarded(F&& f) {
+    try {
+      f();
+    } catch (file_error const& e) {
+      writer.reset();
+      notice("steps are not kept in memory any more: " + std::string(e.what()));
+    }
+  }
+  std::function<void(std::string const&)> notice;
+  std::optional<checkpoint_writer<Trainer>> writer;
+};
+
+/// Whether a rank says yes; false where nobody asks.
+template <class World>
+bool any_rank(World& world, std::function<bool()> const& asks) {
+  if (!asks) return false;
+  std::int64_t yes = asks();
+  world.sum({&yes, 1});
+  return yes > 0;
+}
+
 inline double median(std::vector<double> values) {
   if (values.size() > 1) values.erase(values.begin());
   if (values.empty()) return 0;
@@ -100,14 +148,20 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   auto const parts = split(source, o.validation_share);
   batch_sampler const sampler(parts.training, settings.sequence_length, settings.seed);
   io::path const out = o.out;
-  std::string const text = out.empty() ? "" : train::text_digest(source);
+  std::string const text = out.empty() && o.memory.empty() ? "" : train::text_digest(source);
   auto& world = trainer.mesh().world;
   bool const writes = !o.out.empty() && world.rank() == 0;
   std::optional<checkpoint_writer<Trainer>> checkpoints;
   if (!o.out.empty()) checkpoints.emplace(trainer, out, text, retention{o.keep_checkpoints, o.keep_every});
-  if (checkpoints && o.resume)
-    for (auto const& sentence : load_newest_checkpoint(trainer, out, text))
-      if (o.on_notice && writes) o.on_notice(sentence);
+  auto const notice = [&](std::string const& sentence) {
+    if (o.on_notice && world.rank() == 0) o.on_notice(sentence);
+  };
+  if (o.resume) {
+    for (auto const& sentence : load_newest_checkpoint(trainer, out, text, o.memory)) notice(sentence);
+    notice("continues after step " + std::to_string(trainer.steps()));
+  }
+  std::optional<train::memory_copies<Trainer>> in_memory;
+  if (!o.memory.empty()) in_memory.emplace(trainer, o.memory, text, notice);
   std::optional<metrics_writer> metrics;
   if (writes) metrics.emplace(out / "metrics.jsonl", trainer.steps());
 
@@ -126,15 +180,20 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
     event.total_steps = o.steps;
     event.tokens_per_second = double(count) / seconds.back();
     event.flops_per_second = trainer.step_flops() / seconds.back();
+    if (in_memory) in_memory->wait();  // so that never more than this step is lost
+    if (!o.progress.empty() && world.rank() == 0) io::write_file_atomically(o.progress, std::to_string(event.step));
     bool const last = event.step >= o.steps;
     auto const due = [&](index_t every) { return last || (every > 0 && event.step % every == 0); };
+    if (in_memory && !last) in_memory->save();
     if (due(o.evaluate_every)) event.validation_loss = train::validation_loss(trainer, parts.validation, o);
     if (metrics) metrics->write(event);
-    if (checkpoints && due(o.checkpoint_every)) event.saved = checkpoints->save().string();
+    result.stopped = !last && train::any_rank(world, o.stop);
+    if (checkpoints && (due(o.checkpoint_every) || result.stopped)) event.saved = checkpoints->save().string();
     if (o.on_step && world.rank() == 0) o.on_step(event);
     result.steps = event.step;
     result.loss = event.loss;
     if (event.validation_loss) result.validation_loss = *event.validation_loss;
+    if (result.stopped) break;
   }
   if (checkpoints) checkpoints->wait();
   if (metrics) write_loss_curve(out / "loss.svg", metrics->path());
