@@ -62,7 +62,7 @@ struct search_options {
   index_t batch = 1;
   index_t sequence_length = 0;
   std::size_t top = 10;
-  double usable_memory = 0.9;   ///< the rest is for scratch of kernels, the communicator and the driver
+  double usable_memory = 0.9;  ///< the rest is for scratch of kernels, the communicator and the driver
   std::function<bool(strategy const&)> accepts{};  ///< what else a mesh must be; empty: nothing
 };
 struct search_result {
