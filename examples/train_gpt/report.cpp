@@ -64,8 +64,10 @@ static void print_summary(arguments const& a, nlohmann::ordered_json const& summ
 }
 
 int finish(arguments const& a, nlohmann::ordered_json const& summary, bool prints) {
-  if (prints) print_summary(a, summary);
-  return summary.at("stopped").get<bool>() ? tenon::stopped_exit_code : 0;
+  bool const stopped = summary.at("stopped").get<bool>();
+  // Of a run that a supervisor starts again only the end is told.
+  if (prints && !(stopped && tenon::launch_settings())) print_summary(a, summary);
+  return stopped ? tenon::stopped_exit_code : 0;
 }
 
 }  // namespace train_gpt

@@ -112,6 +112,7 @@ class Supervised:
 
     def finish(self, expected, code=0):
         output = self.process.stdout.read()
+        assert output.count("\n") == (1 if expected else 0), f"more than the last start's words: {output}"
         self.process.wait(120)
         self.reader.join()
         assert self.process.returncode == code, f"code {self.process.returncode}\n{self.said()}"
