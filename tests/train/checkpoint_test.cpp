@@ -156,7 +156,7 @@ TEST_CASE("checkpoint: whatever is wrong with a file is said, and an older check
     CHECK(parameters_sha256(t) == before);
     auto const notices = load_newest_checkpoint(t, folder.path, "a text");
     REQUIRE(notices.size() == 1);
-    CHECK(notices[0] == said + " The run goes on from step-00000001.");
+    CHECK(notices[0] == said + " The run goes on from " + (folder.path / "step-00000001").string() + ".");
     CHECK(t.steps() == 1);
     CHECK(parameters_sha256(t) == run_alone(1));
   };
