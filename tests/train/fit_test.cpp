@@ -53,6 +53,44 @@ TEST_CASE("fit: a stopped and resumed run is the same bits as a whole one, files
   CHECK(std::filesystem::file_size(out + "/loss.svg") > 1000);
 }
 
+TEST_CASE("fit: the state after each step is kept in memory, and a run that is asked to stop saves itself") {
+  scratch_folder folder;
+  byte_corpus const text({write_text(folder.path)});
+  trainer_type whole{shape, options()}, killed{shape, options()}, stopped{shape, options()}, last{shape, options()};
+  fit(whole, text, {.steps = 8});
+  auto const out = (folder.path / "run").string(), memory = (folder.path / "memory").string(),
+             progress = (folder.path / "progress").string();
+  struct kill {};
+  auto const dies = [](fit_event const& e) {
+    if (e.step == 5) throw kill();
+  };
+  CHECK_THROWS_AS(fit(killed, text, {.steps = 8, .out = out, .memory = memory, .progress = progress, .on_step = dies}),
+                  kill);
+  CHECK(list_checkpoints(out).empty());
+  index_t told = 0;
+  std::ifstream(progress) >> told;
+  CHECK(told == 5);
+
+  std::vector<std::string> notices;
+  auto const result = fit(stopped, text,
+                          {.steps = 8,
+                           .out = out,
+                           .resume = true,
+                           .memory = memory,
+                           .stop = [&] { return stopped.steps() == 6; },
+                           .on_notice = [&](std::string const& s) { notices.push_back(s); }});
+  REQUIRE(notices.size() == 1);
+  CHECK((notices[0] == "continues after step 4" || notices[0] == "continues after step 5"));
+  CHECK(result.stopped);
+  CHECK(result.steps == 6);
+  REQUIRE(list_checkpoints(out, memory).size() == 3);  // of two of the same step the one in memory is the newer
+  CHECK(list_checkpoints(out, memory)[1].parent_path() == out);
+  CHECK(list_checkpoints(out, memory)[2].parent_path() == memory);
+
+  CHECK_FALSE(fit(last, text, {.steps = 8, .out = out, .resume = true}).stopped);
+  CHECK(parameters_sha256(last) == parameters_sha256(whole));
+}
+
 TEST_CASE("checkpoint: another run's is refused, and nothing is changed") {
   scratch_folder folder;
   trainer_type t{shape, options()};
