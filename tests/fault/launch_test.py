@@ -164,7 +164,7 @@ def killed():
 
 def stuck(expected, steps):
     """A rank that stops without dying."""
-    run = Supervised("stuck", steps, "data=4", ["--ranks", "4", "--stall-timeout", "2"])
+    run = Supervised("stuck", steps, "data=4", ["--ranks", "4", "--stall-timeout", "8"])
     run.until(lambda: run.step() >= 5, 60, "step 5")
     os.kill(random.choice(run.ranks()), signal.SIGSTOP)
     run.finish(expected)
