@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// ctest: LABELS fault
+// ctest: LABELS fault PROCESSORS 2
 #include "fault_body.hpp"
 
 #include <doctest/doctest.h>

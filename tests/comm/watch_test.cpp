@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// ctest: PROCESSORS 2
 #include <doctest/doctest.h>
 
 #include <array>
