@@ -38,22 +38,29 @@ struct retention {
   index_t every = 0;       ///< steps; 0: none for its number
 };
 
-/// The checkpoints of a folder, or of two, oldest first; empty when there is none.
+/// The checkpoints of a folder, or of two, oldest first; of the same step that of `other` is last. Empty when there is
+/// none.
 inline std::vector<io::path> list_checkpoints(io::path const& folder, io::path const& other = {}) {
-  std::vector<io::path> found;
-  std::error_code ignored;
-  for (auto const& each : {folder, other})
+  auto const older = [](io::path const& a, io::path const& b) {
+    std::string const x = a.filename().string(), y = b.filename().string();
+    return x.size() != y.size() ? x.size() < y.size() : x < y;
+  };
+  auto const list = [&](io::path const& each) {
+    std::vector<io::path> found;
+    std::error_code ignored;
     for (std::filesystem::directory_iterator it(each, ignored), end; !ignored && it != end; it.increment(ignored)) {
       std::string const name = it->path().filename().string();
       if (name.rfind("step-", 0) == 0 && name.size() >= 13 &&
           name.find_first_not_of("0123456789", 5) == std::string::npos)
         found.push_back(it->path());
     }
-  std::stable_sort(found.begin(), found.end(), [](io::path const& a, io::path const& b) {
-    std::string const x = a.filename().string(), y = b.filename().string();
-    return x.size() != y.size() ? x.size() < y.size() : x < y;
-  });
-  return found;
+    std::sort(found.begin(), found.end(), older);
+    return found;
+  };
+  auto const first = list(folder), second = list(other);
+  std::vector<io::path> all(first.size() + second.size());
+  std::merge(first.begin(), first.end(), second.begin(), second.end(), all.begin(), older);
+  return all;
 }
 
 /// Removes checkpoints that are older than `newest`, which is known to be good, but for those that are to stay. Nothing
@@ -75,7 +82,8 @@ namespace train {
 inline std::vector<int> share_out(std::vector<index_t> const& sizes, int ranks) {
   std::vector<std::size_t> order(sizes.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return sizes[a] > sizes[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return sizes[a] != sizes[b] ? sizes[a] > sizes[b] : a < b; });
   std::vector<index_t> load(static_cast<std::size_t>(ranks));
   std::vector<int> rank_of(sizes.size());
   for (std::size_t i : order) {
