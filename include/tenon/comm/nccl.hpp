@@ -86,7 +86,8 @@ class nccl {
   /// Also waits for this rank's own stream.
   void barrier() {
     auto const running = count(operation::barrier, 0);
-    detail::check_nccl(ncclAllReduce(room(1), buffer, 1, ncclFloat, ncclSum, comm, queue), "ncclAllReduce");
+    float* const one = room(1);
+    detail::check_nccl(ncclAllReduce(one, one, 1, ncclFloat, ncclSum, comm, queue), "ncclAllReduce");
     synchronise();
   }
   void broadcast(std::span<std::byte> bytes, int root) {
