@@ -156,8 +156,10 @@ PartitionName=all Nodes=n1,n2 Default=YES State=UP
 
     run("sbatch", job_script("lost", steps, "00:10:00"))
     wait_for(lambda: steps_of("lost") > 100, 60, "100 steps")
-    name = run("squeue", "-h", "-o", "%N")
-    nodes[name].send_signal(signal.SIGKILL)  # a node is gone, with all that ran there
+    job, name = run("squeue", "-h", "-o", "%A %N").split()
+    # A node is gone, with all that ran there: first what would tell Slurm how the job ended.
+    nodes[name].send_signal(signal.SIGKILL)
+    subprocess.run(["pkill", "-9", "-f", rf"slurmstepd: \[{job}\."], check=False)
     subprocess.run(["pkill", "-9", "-f", work + "/lost"], check=False)
     finished("lost", steps)
     assert text_of("lost.err").count("continues after step") > 1, text_of("lost.err")
