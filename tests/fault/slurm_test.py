@@ -154,6 +154,7 @@ PartitionName=all Nodes=n1,n2 Default=YES State=UP
     finished("deadline", steps)
     print("signalled before its time limit, started again by Slurm, one hash")
 
+    steps = 1000
     run("sbatch", job_script("lost", steps, "00:10:00"))
     wait_for(lambda: steps_of("lost") > 100, 60, "100 steps")
     job, name = run("squeue", "-h", "-o", "%A %N").split()
