@@ -68,6 +68,23 @@ TEST_CASE("thread_pool: for_each and for_range visit every index once, whatever 
   }
 }
 
+TEST_CASE("thread_pool: for_each begins with the same share on each thread at every call") {
+  thread_pool pool(4);
+  for (index_t n : {4, 8}) {
+    std::vector<std::thread::id> first(static_cast<std::size_t>(n)), now(first.size());
+    for (auto* seen : {&first, &now}) {
+      std::atomic<int> begun{0};
+      pool.for_each(n, [&](index_t i) {
+        (*seen)[std::size_t(i)] = std::this_thread::get_id();
+        begun.fetch_add(1);
+        while (begun.load() < 4) std::this_thread::yield();  // so that nobody is there early and helps
+      });
+    }
+    for (index_t i = 0; i < n; i += n / 4) CHECK(first[std::size_t(i)] == now[std::size_t(i)]);
+    CHECK(std::set<std::thread::id>(first.begin(), first.end()).size() == 4);
+  }
+}
+
 TEST_CASE("thread_pool: what one run writes, the next one reads") {
   thread_pool pool(4);
   std::vector<int> data(64, 0);

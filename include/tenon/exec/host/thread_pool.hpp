@@ -2,6 +2,7 @@
 #pragma once
 /// @file A fork-join pool of threads.   @test tests/exec/thread_pool_test.cpp
 #include <atomic>
+#include <cstddef>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -54,21 +55,28 @@ class thread_pool {
     if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
   }
 
-  /// function(i) for i in [0, n), handed out one by one to whichever thread is free.
+  /// function(i) for i in [0, n). Each thread begins with a share of its own, the same at every call, so that it finds in
+  /// its cache what it left there, and then helps the others with theirs.
   template <class Function>
   void for_each(index_t n, Function&& function) {
-    if (n <= 0) return;
-    if (count == 1 || n == 1) {
+    if (count == 1 || n <= 1 || busy) {
       for (index_t i = 0; i < n; ++i) function(i);
       return;
     }
-    std::atomic<index_t> next{0};
-    run([&](int) {
-      for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) function(i);
+    auto const begin_of = [&](int t) { return n * t / count; };
+    for (int t = 0; t < count; ++t) shares[std::size_t(t)].next.store(begin_of(t), std::memory_order_relaxed);
+    run([&](int thread) {
+      for (int k = 0; k < count; ++k) {
+        int const t = thread + k < count ? thread + k : thread + k - count;
+        auto& next = shares[std::size_t(t)].next;
+        index_t const end = begin_of(t + 1);
+        while (next.load(std::memory_order_relaxed) < end)
+          if (index_t const i = next.fetch_add(1, std::memory_order_relaxed); i < end) function(i);
+      }
     });
   }
 
-  /// function(begin, end) over [0, n) cut into pieces of `grain`, handed out to whichever thread is free.
+  /// function(begin, end) over [0, n) cut into pieces of `grain`, which are handed out as by `for_each`.
   template <class Function>
   void for_range(index_t n, index_t grain, Function&& function) {
     index_t const pieces = (n + grain - 1) / grain;
@@ -103,7 +111,12 @@ class thread_pool {
     }
   }
 
+  /// What is left of a thread's share in `for_each`.
+  struct alignas(cache_line_bytes) share {
+    std::atomic<index_t> next{0};
+  };
   int count;
+  std::vector<share> shares = std::vector<share>(std::size_t(count));
   bool busy = false;
   void (*task)(void*, int) = nullptr;
   void* argument = nullptr;
