@@ -17,6 +17,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -29,21 +30,19 @@
 #include <tenon/io/safetensors.hpp>
 #include <tenon/io/sha256.hpp>
 #include <tenon/optim/loss_scale.hpp>
-#include <tenon/parallel/model_state.hpp>
 #include <tenon/parallel/sharding.hpp>
+#include <tenon/train/any_trainer.hpp>
 #include <tenon/train/checkpoint_files.hpp>
 
 namespace tenon {
 
-using parallel::state_kind;
+namespace train {
 
-/// SHA-256 over names, shapes and fp32 bits of all parameters: two runs with the same digest have the same model.
-/// Every rank calls it, and every rank is told.
-template <class Trainer>
-std::string parameters_sha256(Trainer& trainer) {
+template <class World>
+std::string parameters_sha256(any_trainer<World> const& trainer) {
   io::sha256 hash;
   std::vector<float> values;
-  for (auto const& spec : trainer.parameter_list()) {
+  for (auto const& spec : trainer.parameters) {
     std::string const header = spec.name + " " + std::to_string(spec.rows) + " " + std::to_string(spec.cols) + "\n";
     hash.update(header.data(), header.size());
     values.resize(std::size_t(spec.size()));
@@ -53,31 +52,27 @@ std::string parameters_sha256(Trainer& trainer) {
   return hash.finish_hex();
 }
 
-namespace train {
-
 inline std::vector<index_t> shape_of(parameter_spec const& spec) {
   return spec.kind == parameter_kind::vector ? std::vector<index_t>{spec.cols}
                                              : std::vector<index_t>{spec.rows, spec.cols};
 }
-template <class Trainer>
-nlohmann::ordered_json describe(Trainer& trainer, std::string const& text) {
+template <class World>
+nlohmann::ordered_json describe(any_trainer<World> const& trainer, std::string const& text) {
   using json = nlohmann::ordered_json;
-  auto const state = trainer.progress();
   json config;
-  auto const& c = trainer.config();
-  std::remove_cvref_t<decltype(c)>::for_each_field(c, [&](char const* name, auto value) { config[name] = value; });
+  for (auto const& field : trainer.config) std::visit([&](auto value) { config[field.name] = value; }, field.value);
   return json{{"format", checkpoint_files::format},
-              {"model", Trainer::model_type::name},
+              {"model", trainer.model},
               {"config", config},
-              {"precision", Trainer::set::precision::name},
-              {"optimizer", Trainer::set::optimizer::name},
-              {"steps", state.steps},
-              {"samples", state.samples},
-              {"seed", trainer.options().seed},
-              {"sequence_length", trainer.options().sequence_length},
+              {"precision", trainer.precision},
+              {"optimizer", trainer.optimizer},
+              {"steps", trainer.steps},
+              {"samples", trainer.samples},
+              {"seed", trainer.seed},
+              {"sequence_length", trainer.sequence_length},
               {"text", text},
-              {"loss_scale", state.scaler.scale},
-              {"loss_scale_good_steps", state.scaler.good_steps}};
+              {"loss_scale", trainer.scaler.scale},
+              {"loss_scale_good_steps", trainer.scaler.good_steps}};
 }
 
 /// One tensor of a checkpoint: a parameter, or what the optimizer keeps for it.
@@ -90,14 +85,14 @@ struct checkpoint_tensor {
   std::string file{};
 };
 /// All of them, shared out among the ranks: a function of the model, the optimizer and the number of ranks.
-template <class Trainer>
-std::vector<checkpoint_tensor> checkpoint_tensors(Trainer const& trainer, int ranks) {
+template <class World>
+std::vector<checkpoint_tensor> checkpoint_tensors(any_trainer<World> const& trainer, int ranks) {
   std::vector<checkpoint_tensor> all;
   std::vector<index_t> sizes;
-  for (auto const& spec : trainer.parameter_list()) {
+  for (auto const& spec : trainer.parameters) {
     all.push_back({spec.name, state_kind::parameters, &spec});
     all.push_back({"first." + spec.name, state_kind::first, &spec});
-    if (Trainer::set::optimizer::state_tensors > 1) all.push_back({"second." + spec.name, state_kind::second, &spec});
+    if (trainer.optimizer_tensors > 1) all.push_back({"second." + spec.name, state_kind::second, &spec});
   }
   for (auto const& t : all) sizes.push_back(t.spec->size());
   auto const rank_of = share_out(sizes, ranks);
@@ -122,10 +117,11 @@ std::vector<checkpoint_tensor> checkpoint_tensors(Trainer const& trainer, int ra
 
 /// Gives every rank the values of the tensors that it writes, from those that own them: a collective of the step's
 /// thread. Some MiB at a time, so that this takes no more memory than that.
-template <class Trainer>
-void gather_snapshot(Trainer& trainer, std::vector<checkpoint_tensor> const& tensors, std::vector<float>& mine) {
+template <class World>
+void gather_snapshot(any_trainer<World> const& trainer, std::vector<checkpoint_tensor> const& tensors,
+                     std::vector<float>& mine) {
   using parallel::stretch;
-  auto& world = trainer.mesh().world;
+  auto& world = trainer.world;
   auto const ranks = std::size_t(world.size()), me = std::size_t(world.rank());
   std::vector<index_t> sizes(ranks);
   for (auto const& t : tensors) sizes[std::size_t(t.rank)] += t.spec->size();
@@ -154,7 +150,7 @@ void gather_snapshot(Trainer& trainer, std::vector<checkpoint_tensor> const& ten
         if (run.size() <= 0) return;
         float const* const from = values + (run.begin - t.begin - there);
         if (std::size_t(t.rank) == me)
-          return trainer.context().pool().for_range(run.size(), index_t(1) << 18, [&](index_t i, index_t end) {
+          return trainer.pool.for_range(run.size(), index_t(1) << 18, [&](index_t i, index_t end) {
             std::copy(from + i, from + end, mine.data() + run.begin + i);
           });
         auto& to = out[std::size_t(t.rank)];
@@ -184,22 +180,13 @@ void gather_snapshot(Trainer& trainer, std::vector<checkpoint_tensor> const& ten
   }
 }
 
-}  // namespace train
-
-/// Writes checkpoints of a run beside its steps: `save` copies what a rank writes, and a thread of the rank puts it on
-/// the disk. Every rank makes one and calls the same functions. One writer at a time writes into a folder.
-///
-/// It keeps the memory of one copy of the parameters and optimizer state, shared out among all ranks.
-/// @error file_error, at the next call and on every rank: the folder cannot be written, the disk is full, another run
-/// writes there; older checkpoints stay   @test tests/train/checkpoint_test.cpp
-template <class Trainer>
+template <class World>
 class checkpoint_writer {
  public:
-  /// Both live longer: the trainer, and its world. @param text what the data is, e.g. a digest; compared on load
-  checkpoint_writer(Trainer& t, io::path out, std::string data = "", retention const& stays = {})
-      : trainer(t), folder(std::move(out)), text(std::move(data)), kept(stays),
-        group(t.mesh().world.split(0, t.mesh().world.rank())),
-        tensors(train::checkpoint_tensors(t, t.mesh().world.size())) {
+  checkpoint_writer(any_trainer<World> t, io::path out, std::string data, retention const& stays)
+      : trainer(std::move(t)), folder(std::move(out)), text(std::move(data)), kept(stays),
+        group(trainer.world.split(0, trainer.world.rank())),
+        tensors(checkpoint_tensors(trainer, trainer.world.size())) {
     agree([&] {
       if (group.rank() != 0) return;
       std::error_code code;
@@ -219,13 +206,13 @@ class checkpoint_writer {
   /// where it will be.
   io::path save() {
     wait();
-    train::gather_snapshot(trainer, tensors, values);
-    state = train::describe(trainer, text);
+    gather_snapshot(trainer, tensors, values);
+    state = describe(trainer, text);
     char name[32];
-    std::snprintf(name, sizeof name, "step-%08td", trainer.steps());
+    std::snprintf(name, sizeof name, "step-%08td", trainer.steps);
     target = folder / name;
-    if constexpr (requires { Trainer::world_type::concurrent(); })
-      if (!Trainer::world_type::concurrent()) return write(), wait(), target;
+    if constexpr (requires { World::concurrent(); })
+      if (!World::concurrent()) return write(), wait(), target;
     writer = std::thread([this] { write(); });
     return target;
   }
@@ -274,7 +261,7 @@ class checkpoint_writer {
       if (!is_first) return;
       write_index(to, files);
       state["files"] = files;
-      io::write_file_atomically(to / "state.json", train::sealed(state));
+      io::write_file_atomically(to / "state.json", sealed(state));
       made->commit();
       prune_checkpoints(target, kept);
     });
@@ -284,7 +271,7 @@ class checkpoint_writer {
     std::map<std::string, std::vector<io::tensor_to_write>> own;
     for (auto const& t : tensors)
       if (t.rank == group.rank())
-        own[t.file].push_back(io::stored_as(t.name, train::shape_of(*t.spec), values.data() + t.begin));
+        own[t.file].push_back(io::stored_as(t.name, shape_of(*t.spec), values.data() + t.begin));
     json files = json::object();
     // Digests while the disk is busy.
     auto digests = std::async(std::launch::async, [&] {
@@ -321,12 +308,12 @@ class checkpoint_writer {
     files[name] = {{"bytes", index.size()}, {"header", io::sha256_hex(std::as_bytes(std::span(index)))}};
   }
 
-  Trainer& trainer;
+  any_trainer<World> trainer;
   io::path folder, target;
   std::string text;
   retention kept;
-  typename Trainer::world_type group;  // the writing threads'
-  std::vector<train::checkpoint_tensor> tensors;
+  World group;  // the writing threads'
+  std::vector<checkpoint_tensor> tensors;
   std::vector<float> values;  // of the tensors that this rank writes
   json state;
   std::optional<io::file_lock> lock;
@@ -335,22 +322,9 @@ class checkpoint_writer {
   std::thread writer;
 };
 
-/// Writes `<folder>/step-NNNNNNNN` and returns its path when it is on the disk; nothing is removed. Every rank calls it.
-/// @param text what the data is, e.g. a digest; compared on load
-/// @error file_error: the folder cannot be written, the disk is full; older checkpoints stay
-template <class Trainer>
-io::path save_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
-  checkpoint_writer<Trainer> writer(trainer, folder, text, {std::size_t(-1)});
-  io::path const target = writer.save();
-  writer.wait();
-  return target;
-}
-
-namespace train {
-
 /// Compares what a checkpoint says of itself with the trainer that reads it; throws with both values and a fix.
-template <class Trainer>
-void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::string const& text,
+template <class World>
+void check_same_run(any_trainer<World> const& trainer, nlohmann::ordered_json const& found, std::string const& text,
                     std::string const& file) {
   auto const expected = describe(trainer, text);
   auto const compare = [&](std::string const& what, auto const& theirs, auto const& ours, char const* fix) {
@@ -371,16 +345,10 @@ void check_same_run(Trainer& trainer, nlohmann::ordered_json const& found, std::
             "train on the text that the checkpoint was trained on, or start without resuming.");
 }
 
-}  // namespace train
-
-/// Reads a checkpoint folder into a trainer of the same model and policies, on any mesh; the trainer then continues as if
-/// it had never stopped. Every rank calls it. Everything is checked before anything is changed: each rank compares its
-/// share of the bytes with what was written, then copies what it holds out of the mapped files.
-/// @error broken_checkpoint, file_error name the file, the field, both values and the fix; on every rank
-template <class Trainer>
-void load_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
-  auto& world = trainer.mesh().world;
-  std::optional<train::checkpoint_files> files;
+template <class World>
+void load_checkpoint(any_trainer<World> const& trainer, io::path const& folder, std::string const& text) {
+  auto& world = trainer.world;
+  std::optional<checkpoint_files> files;
   std::string fault;
   try {
     files.emplace(folder);
@@ -396,37 +364,33 @@ void load_checkpoint(Trainer& trainer, io::path const& folder, std::string const
   std::string const description = (folder / "state.json").string();
   char const* const fix = ". Fix: remove the folder to resume from an older checkpoint.";
   try {
-    train::check_same_run(trainer, found, text, description);
-    steps = found.at("steps").template get<index_t>();
-    samples = found.at("samples").template get<index_t>();
-    scaler.scale = found.at("loss_scale").template get<float>();
-    scaler.good_steps = found.at("loss_scale_good_steps").template get<index_t>();
+    check_same_run(trainer, found, text, description);
+    steps = found.at("steps").get<index_t>();
+    samples = found.at("samples").get<index_t>();
+    scaler.scale = found.at("loss_scale").get<float>();
+    scaler.good_steps = found.at("loss_scale_good_steps").get<index_t>();
   } catch (nlohmann::json::exception const&) {
     throw broken_checkpoint(description, std::string("lacks a field, or has one of the wrong type") + fix);
   }
   if (steps < 0 || samples < 0 || !(scaler.scale >= 1))
     throw broken_checkpoint(description, std::string("has a number that is out of range") + fix);
-  auto const tensors = train::checkpoint_tensors(trainer, 1);
+  auto const tensors = checkpoint_tensors(trainer, 1);
   std::vector<std::span<float const>> values;
   for (auto const& t : tensors)
-    values.push_back(files->file_of(t.name).template values_of<float>(t.name, train::shape_of(*t.spec)));
+    values.push_back(files->file_of(t.name).template values_of<float>(t.name, shape_of(*t.spec)));
   for (std::size_t i = 0; i < tensors.size(); ++i) trainer.write(tensors[i].kind, *tensors[i].spec, values[i]);
-  auto const state = trainer.progress();
-  state.scaler = scaler;
-  state.steps = steps;
-  state.samples = samples;
+  trainer.scaler = scaler;
+  trainer.steps = steps;
+  trainer.samples = samples;
   trainer.restored();
 }
 
-/// Loads the newest checkpoint of a folder, or of `other`, that is as it was written, if there is any. Every rank calls it. Returns a
-/// sentence for each newer one that is broken: the run goes on with the same bits from the older one.
-/// @error broken_checkpoint: all are broken; file_error: another run's
-template <class Trainer>
-std::vector<std::string> load_newest_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "",
-                                                io::path const& other = {}) {
+template <class World>
+std::vector<std::string> load_newest_checkpoint(any_trainer<World> const& trainer, io::path const& folder,
+                                                std::string const& text, io::path const& other) {
   std::string names;  // rank 0's: ranks may see a folder at different moments
   for (auto const& c : list_checkpoints(folder, other)) names.insert(0, c.string() + "\n");
-  names = comm::detail::broadcast_text(trainer.mesh().world, names, 0);
+  names = comm::detail::broadcast_text(trainer.world, names, 0);
   std::vector<std::string> broken;
   while (!names.empty()) {
     std::string const name = names.substr(0, names.find('\n'));
@@ -441,6 +405,59 @@ std::vector<std::string> load_newest_checkpoint(Trainer& trainer, io::path const
   }
   if (!broken.empty()) throw broken_checkpoint(broken[0]);
   return broken;
+}
+
+}  // namespace train
+
+/// SHA-256 over names, shapes and fp32 bits of all parameters: two runs with the same digest have the same model.
+/// Every rank calls it, and every rank is told.
+template <class Trainer>
+std::string parameters_sha256(Trainer& trainer) {
+  return train::parameters_sha256(train::any_trainer(trainer));
+}
+
+/// Writes checkpoints of a run beside its steps: `save` copies what a rank writes, and a thread of the rank puts it on
+/// the disk. Every rank makes one and calls the same functions. One writer at a time writes into a folder.
+///
+/// It keeps the memory of one copy of the parameters and optimizer state, shared out among all ranks.
+/// @error file_error, at the next call and on every rank: the folder cannot be written, the disk is full, another run
+/// writes there; older checkpoints stay   @test tests/train/checkpoint_test.cpp
+template <class Trainer>
+class checkpoint_writer : public train::checkpoint_writer<typename Trainer::world_type> {
+ public:
+  /// Both live longer: the trainer, and its world. @param text what the data is, e.g. a digest; compared on load
+  checkpoint_writer(Trainer& trainer, io::path folder, std::string text = "", retention const& kept = {})
+      : train::checkpoint_writer<typename Trainer::world_type>(train::any_trainer(trainer), std::move(folder),
+                                                               std::move(text), kept) {}
+};
+
+/// Writes `<folder>/step-NNNNNNNN` and returns its path when it is on the disk; nothing is removed. Every rank calls it.
+/// @param text what the data is, e.g. a digest; compared on load
+/// @error file_error: the folder cannot be written, the disk is full; older checkpoints stay
+template <class Trainer>
+io::path save_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
+  checkpoint_writer<Trainer> writer(trainer, folder, text, {std::size_t(-1)});
+  io::path const target = writer.save();
+  writer.wait();
+  return target;
+}
+
+/// Reads a checkpoint folder into a trainer of the same model and policies, on any mesh; the trainer then continues as if
+/// it had never stopped. Every rank calls it. Everything is checked before anything is changed: each rank compares its
+/// share of the bytes with what was written, then copies what it holds out of the mapped files.
+/// @error broken_checkpoint, file_error name the file, the field, both values and the fix; on every rank
+template <class Trainer>
+void load_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "") {
+  train::load_checkpoint(train::any_trainer(trainer), folder, text);
+}
+
+/// Loads the newest checkpoint of a folder, or of `other`, that is as it was written, if there is any. Every rank calls it. Returns a
+/// sentence for each newer one that is broken: the run goes on with the same bits from the older one.
+/// @error broken_checkpoint: all are broken; file_error: another run's
+template <class Trainer>
+std::vector<std::string> load_newest_checkpoint(Trainer& trainer, io::path const& folder, std::string const& text = "",
+                                                io::path const& other = {}) {
+  return train::load_newest_checkpoint(train::any_trainer(trainer), folder, text, other);
 }
 
 }  // namespace tenon

@@ -11,6 +11,7 @@
 #include <tenon/data/sampler.hpp>
 #include <tenon/data/source.hpp>
 #include <tenon/io/atomic_file.hpp>
+#include <tenon/train/any_trainer.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/loss_curve.hpp>
 #include <tenon/train/metrics.hpp>
@@ -86,14 +87,14 @@ std::string text_digest(Source const& text) {
 }
 
 /// The state after each step in a folder in memory. What goes wrong there is no reason to stop.
-template <class Trainer>
+template <class World>
 class memory_copies {
  public:
   /// The trainer lives longer. @param tells called with a sentence when it ends
-  memory_copies(Trainer& trainer, io::path const& folder, std::string const& text,
+  memory_copies(any_trainer<World> const& trainer, io::path const& folder, std::string const& text,
                 std::function<void(std::string const&)> tells)
       : notice(std::move(tells)) {
-    guarded([&] { writer.emplace(trainer, folder, text); });
+    guarded([&] { writer.emplace(trainer, folder, text, retention{}); });
   }
   void save() {
     if (writer) guarded([&] { writer->save(); });
@@ -114,7 +115,7 @@ class memory_copies {
     }
   }
   std::function<void(std::string const&)> notice;
-  std::optional<checkpoint_writer<Trainer>> writer;
+  std::optional<checkpoint_writer<World>> writer;
 };
 
 /// Whether a rank says yes; false where nobody asks.
@@ -133,6 +134,70 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+/// What of a run depends on the types of trainer and text.
+struct fit_work {
+  double tokens, flops;  ///< of a step
+  std::function<step_result()> step;
+  std::function<double()> validation_loss;
+};
+/// @param text what the text is, for checkpoints
+template <class World>
+fit_result fit(any_trainer<World> const& trainer, fit_work const& run, std::string const& text, fit_options const& o) {
+  io::path const out = o.out;
+  auto& world = trainer.world;
+  bool const writes = !o.out.empty() && world.rank() == 0;
+  std::optional<checkpoint_writer<World>> checkpoints;
+  if (!o.out.empty()) checkpoints.emplace(trainer, out, text, retention{o.keep_checkpoints, o.keep_every});
+  auto const notice = [&](std::string const& sentence) {
+    if (o.on_notice && world.rank() == 0) o.on_notice(sentence);
+  };
+  if (o.resume) {
+    for (auto const& sentence : load_newest_checkpoint(trainer, out, text, o.memory)) notice(sentence);
+    notice("continues after step " + std::to_string(trainer.steps));
+  }
+  std::optional<memory_copies<World>> in_memory;
+  if (!o.memory.empty()) in_memory.emplace(trainer, o.memory, text, notice);
+  std::optional<metrics_writer> metrics;
+  if (writes) metrics.emplace(out / "metrics.jsonl", trainer.steps);
+
+  std::vector<double> seconds;
+  std::uint64_t sent = 0;
+  fit_result result{.steps = trainer.steps};
+  while (trainer.steps < o.steps) {
+    auto const begin = std::chrono::steady_clock::now();
+    auto const sent_before = world.traffic().bytes();
+    fit_event event{run.step()};
+    sent += world.traffic().bytes() - sent_before;
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    event.total_steps = o.steps;
+    event.tokens_per_second = run.tokens / seconds.back();
+    event.flops_per_second = run.flops / seconds.back();
+    if (in_memory) in_memory->wait();  // so that never more than this step is lost
+    if (!o.progress.empty() && world.rank() == 0) io::write_file_atomically(o.progress, std::to_string(event.step));
+    bool const last = event.step >= o.steps;
+    auto const due = [&](index_t every) { return last || (every > 0 && event.step % every == 0); };
+    if (in_memory && !last) in_memory->save();
+    if (due(o.evaluate_every)) event.validation_loss = run.validation_loss();
+    if (metrics) metrics->write(event);
+    result.stopped = !last && any_rank(world, o.stop);
+    if (checkpoints && (due(o.checkpoint_every) || result.stopped)) event.saved = checkpoints->save().string();
+    if (o.on_step && world.rank() == 0) o.on_step(event);
+    result.steps = event.step;
+    result.loss = event.loss;
+    if (event.validation_loss) result.validation_loss = *event.validation_loss;
+    if (result.stopped) break;
+  }
+  if (checkpoints) checkpoints->wait();
+  if (metrics) write_loss_curve(out / "loss.svg", metrics->path());
+  if (!seconds.empty()) result.bytes_sent_per_step = double(sent) / double(seconds.size());
+  double const typical = median(seconds);
+  if (typical > 0) {
+    result.tokens_per_second = run.tokens / typical;
+    result.flops_per_second = run.flops / typical;
+  }
+  return result;
+}
+
 }  // namespace train
 
 /// Trains on a text until `steps`: draws batches, writes metrics, evaluates, saves checkpoints, resumes.
@@ -147,63 +212,15 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
                          ". Fix: a model with the text's vocabulary.");
   auto const parts = split(source, o.validation_share);
   batch_sampler const sampler(parts.training, settings.sequence_length, settings.seed);
-  io::path const out = o.out;
-  std::string const text = out.empty() && o.memory.empty() ? "" : train::text_digest(source);
-  auto& world = trainer.mesh().world;
-  bool const writes = !o.out.empty() && world.rank() == 0;
-  std::optional<checkpoint_writer<Trainer>> checkpoints;
-  if (!o.out.empty()) checkpoints.emplace(trainer, out, text, retention{o.keep_checkpoints, o.keep_every});
-  auto const notice = [&](std::string const& sentence) {
-    if (o.on_notice && world.rank() == 0) o.on_notice(sentence);
-  };
-  if (o.resume) {
-    for (auto const& sentence : load_newest_checkpoint(trainer, out, text, o.memory)) notice(sentence);
-    notice("continues after step " + std::to_string(trainer.steps()));
-  }
-  std::optional<train::memory_copies<Trainer>> in_memory;
-  if (!o.memory.empty()) in_memory.emplace(trainer, o.memory, text, notice);
-  std::optional<metrics_writer> metrics;
-  if (writes) metrics.emplace(out / "metrics.jsonl", trainer.steps());
-
   auto const count = std::size_t(settings.batch * settings.sequence_length);
   std::vector<std::int32_t> tokens(count), targets(count);
-  std::vector<double> seconds;
-  std::uint64_t sent = 0;
-  fit_result result{.steps = trainer.steps()};
-  while (trainer.steps() < o.steps) {
-    auto const begin = std::chrono::steady_clock::now();
+  auto const step = [&] {
     sampler.fill(std::uint64_t(trainer.samples()), settings.batch, tokens, targets);
-    auto const sent_before = world.traffic().bytes();
-    fit_event event{trainer.step(tokens, targets)};
-    sent += world.traffic().bytes() - sent_before;
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    event.total_steps = o.steps;
-    event.tokens_per_second = double(count) / seconds.back();
-    event.flops_per_second = trainer.step_flops() / seconds.back();
-    if (in_memory) in_memory->wait();  // so that never more than this step is lost
-    if (!o.progress.empty() && world.rank() == 0) io::write_file_atomically(o.progress, std::to_string(event.step));
-    bool const last = event.step >= o.steps;
-    auto const due = [&](index_t every) { return last || (every > 0 && event.step % every == 0); };
-    if (in_memory && !last) in_memory->save();
-    if (due(o.evaluate_every)) event.validation_loss = train::validation_loss(trainer, parts.validation, o);
-    if (metrics) metrics->write(event);
-    result.stopped = !last && train::any_rank(world, o.stop);
-    if (checkpoints && (due(o.checkpoint_every) || result.stopped)) event.saved = checkpoints->save().string();
-    if (o.on_step && world.rank() == 0) o.on_step(event);
-    result.steps = event.step;
-    result.loss = event.loss;
-    if (event.validation_loss) result.validation_loss = *event.validation_loss;
-    if (result.stopped) break;
-  }
-  if (checkpoints) checkpoints->wait();
-  if (metrics) write_loss_curve(out / "loss.svg", metrics->path());
-  if (!seconds.empty()) result.bytes_sent_per_step = double(sent) / double(seconds.size());
-  double const typical = train::median(seconds);
-  if (typical > 0) {
-    result.tokens_per_second = double(count) / typical;
-    result.flops_per_second = trainer.step_flops() / typical;
-  }
-  return result;
+    return trainer.step(tokens, targets);
+  };
+  auto const validation_loss = [&] { return train::validation_loss(trainer, parts.validation, o); };
+  return train::fit(train::any_trainer(trainer), {double(count), trainer.step_flops(), step, validation_loss},
+                    o.out.empty() && o.memory.empty() ? "" : train::text_digest(source), o);
 }
 
 }  // namespace tenon

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,21 +21,22 @@ struct sample_options {
   std::uint64_t seed = 1;
 };
 
-/// Continues `prompt` by `options.tokens` tokens and returns only those. Each token reads up to `context` tokens before
-/// it, all computed again: for a look at a training run. (Serving is the engine's job.)
-template <class Trainer>
-std::vector<std::int32_t> generate(Trainer& trainer, std::span<std::int32_t const> prompt,
-                                   sample_options const& options = {}) {
+namespace train {
+/// `generate` with a model that is known by its numbers. @param next_logits as `trainer::next_logits`
+inline std::vector<std::int32_t> generate(
+    index_t context, index_t vocabulary,
+    std::function<void(std::span<std::int32_t const>, std::span<float>)> const& next_logits,
+    std::span<std::int32_t const> prompt, sample_options const& options) {
   if (prompt.empty()) throw argument_error("tenon::generate: the prompt is empty. Fix: at least one token.");
   std::vector<std::int32_t> all(prompt.begin(), prompt.end());
-  std::vector<float> logits(std::size_t(trainer.config().vocabulary));
-  exec::host_context context(1);
+  std::vector<float> logits(static_cast<std::size_t>(vocabulary));
+  exec::host_context one_thread(1);
   ops::sampling_options const how{.temperature = options.temperature, .top_k = options.top_k, .seed = options.seed};
   for (index_t i = 0; i < options.tokens; ++i) {
-    std::size_t const seen = std::min<std::size_t>(all.size(), std::size_t(trainer.config().context));
-    trainer.next_logits(std::span<std::int32_t const>(all).last(seen), logits);
+    std::size_t const seen = std::min(all.size(), std::size_t(context));
+    next_logits(std::span<std::int32_t const>(all).last(seen), logits);
     ops::sample_row row{.logits = logits.data(), .options = &how, .position = std::uint64_t(i)};
-    ops::sample(context, ops::sample_args{.rows = {&row, 1}, .vocabulary = index_t(logits.size())});
+    ops::sample(one_thread, ops::sample_args{.rows = {&row, 1}, .vocabulary = vocabulary});
     if (row.token < 0)
       throw error(errc::bad_argument,
                   "tenon::generate: the model's logits are no numbers; its training has diverged. "
@@ -42,6 +44,18 @@ std::vector<std::int32_t> generate(Trainer& trainer, std::span<std::int32_t cons
     all.push_back(row.token);
   }
   return {all.begin() + std::ptrdiff_t(prompt.size()), all.end()};
+}
+}  // namespace train
+
+/// Continues `prompt` by `options.tokens` tokens and returns only those. Each token reads up to `context` tokens before
+/// it, all computed again: for a look at a training run. (Serving is the engine's job.)
+template <class Trainer>
+std::vector<std::int32_t> generate(Trainer& trainer, std::span<std::int32_t const> prompt,
+                                   sample_options const& options = {}) {
+  return train::generate(
+      trainer.config().context, trainer.config().vocabulary,
+      [&](std::span<std::int32_t const> tokens, std::span<float> logits) { trainer.next_logits(tokens, logits); },
+      prompt, options);
 }
 
 /// `generate` for models whose tokens are bytes; a token that is none gives a question mark.

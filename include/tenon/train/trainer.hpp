@@ -22,6 +22,7 @@
 #include <tenon/parallel/model_state.hpp>
 #include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>
+#include <tenon/train/any_trainer.hpp>
 #include <tenon/train/check.hpp>
 #include <tenon/train/host_ops.hpp>
 
@@ -53,8 +54,6 @@ struct step_result {
   index_t targets = 0;
   bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
 };
-
-using parallel::state_kind;
 
 namespace train {
 template <class Model, class... Ps>
@@ -228,30 +227,13 @@ class trainer {
 
   /// Calls f(there, values, n) for what this rank owns of a parameter of the whole model: n values that are its elements
   /// from number `there` on. Over all ranks, each element is visited once.
-  template <class F>
-  void for_each_owned(state_kind kind, parameter_spec const& spec, F&& f) {
+  void for_each_owned(state_kind kind, parameter_spec const& spec, train::owned_visitor const& f) {
     for (auto& p : parts) p.model.for_each_owned(kind, spec.name, f);
   }
   /// One parameter of the whole model, or its optimizer state, on every rank: a collective. @shape out [spec.size()]
   void read(state_kind kind, parameter_spec const& spec, std::span<float> out) {
-    if (ranks.world.size() == 1)
-      return for_each_owned(
-          kind, spec, [&](index_t there, float const* from, index_t n) { std::copy_n(from, n, out.data() + there); });
-    // Each element has one owner, so a sum of bits is the bits.
-    constexpr index_t piece = index_t(1) << 20;
-    std::vector<std::int64_t> bits;
-    for (index_t begin = 0, all = index_t(out.size()); begin < all; begin += piece) {
-      parallel::stretch const part{begin, std::min(all, begin + piece)};
-      bits.assign(std::size_t(part.size()), 0);
-      for_each_owned(kind, spec, [&](index_t there, float const* from, index_t n) {
-        auto const run = parallel::intersection({there, there + n}, part);
-        for (index_t i = run.begin; i < run.end; ++i)
-          bits[std::size_t(i - begin)] = std::bit_cast<std::int32_t>(from[i - there]);
-      });
-      ranks.world.sum(bits);
-      for (std::size_t i = 0; i < bits.size(); ++i)
-        out[std::size_t(begin) + i] = std::bit_cast<float>(std::int32_t(bits[i]));
-    }
+    train::read_owned(
+        ranks.world, [&](train::owned_visitor const& f) { for_each_owned(kind, spec, f); }, out);
   }
   /// Sets one; `restored()` comes after the last. @shape values [spec.size()]
   void write(state_kind kind, parameter_spec const& spec, std::span<float const> values) {
