@@ -467,7 +467,7 @@ std::vector<text_tokens> plain_beam_search(engine<models::any>& e, infer::genera
   std::vector<scored_text> ended, beams{{{}, 0, 0}};
   for (index_t length = 1; length <= g.max_tokens && !beams.empty(); ++length) {
     auto all = longer(e, g, std::exchange(beams, {}));
-    sort_by(all, &scored_text::sum, 2 * n);
+    sort_by(all, &scored_text::sum, std::max<std::size_t>(2, 1 + g.stop_tokens.size()) * n);
     for (std::size_t rank = 0; rank < all.size() && beams.size() < n; ++rank)
       if (!is_stop(g, all[rank].tokens.back())) beams.push_back(all[rank]);
       else if (rank < n) ended.push_back(all[rank]);
@@ -530,6 +530,12 @@ TEST_CASE("beam search finds what plain searches find") {
              .beams = 3,
              .length_penalty = penalty,
              .early_stopping = early};
+        if (seed == 3) {  // the likeliest tokens all end a text, and beams come from further down
+          auto likeliest = longer(alone, g, {{{}, 0, 0}});
+          sort_by(likeliest, &scored_text::sum, 8);
+          g.stop_tokens.clear();
+          for (auto const& t : likeliest) g.stop_tokens.push_back(t.tokens[0]);
+        }
         CAPTURE(seed);
         CAPTURE(penalty);
         CAPTURE(int(early));

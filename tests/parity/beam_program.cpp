@@ -3,9 +3,11 @@
 // Beam search, for tests/parity/beam_test.py:
 //   parity_beam_program MODEL <REQUESTS >TEXTS
 // A request is a line of JSON; what is found for it is one too: of each text, the best first, [token, log-probability]s.
+#include <cstdint>
 #include <iostream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -17,7 +19,7 @@ int main(int, char** argv) {
   for (std::string line; std::getline(std::cin, line);) {
     auto const asked = nlohmann::json::parse(line);
     infer::generation g{.prompt = asked["prompt"], .max_tokens = asked["max_tokens"], .samples = asked["beams"]};
-    g.stop_tokens = {asked["stop"]};
+    g.stop_tokens = asked["stops"].get<std::vector<std::int32_t>>();
     g.beams = asked["beams"];
     g.length_penalty = asked["length_penalty"];
     g.early_stopping = infer::early_stopping(asked["early_stopping"].get<int>());

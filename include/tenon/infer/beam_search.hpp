@@ -45,7 +45,7 @@ class beam_search {
   explicit beam_search(beam_options const& o) : options(o), beams(1) {}
 
   /// So many of the likeliest tokens of a beam are looked at.
-  static index_t width(index_t beams, index_t vocabulary) { return std::min(2 * beams, vocabulary); }
+  index_t width(index_t vocabulary) const { return std::min(candidates(), vocabulary); }
 
   /// The beams of the next step, given the likeliest tokens of those of this one; none when the search has ended.
   /// @shape likeliest [beams, width]
@@ -58,7 +58,7 @@ class beam_search {
         all.push_back({index_t(i / each), likeliest[i], beams[i / each].sum + p});
     std::stable_sort(all.begin(), all.end(), [](auto const& a, auto const& b) { return a.sum > b.sum; });
     next.clear();
-    for (std::size_t rank = 0; rank < std::min(2 * n, all.size()) && next.size() < n; ++rank) {
+    for (std::size_t rank = 0; rank < std::min(std::size_t(candidates()), all.size()) && next.size() < n; ++rank) {
       bool const stops = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), all[rank].token.token) !=
                          options.stop_tokens.end();
       if (!stops) next.push_back(all[rank]);
@@ -80,6 +80,8 @@ class beam_search {
     std::vector<ops::token_value> tokens;
     float sum = 0;
   };
+  /// Enough that each beam goes on even where every stop token is likelier.
+  index_t candidates() const { return std::max<index_t>(2, 1 + index_t(options.stop_tokens.size())) * options.beams; }
   std::vector<ops::token_value> with(continuation const& c) const {
     auto tokens = beams[std::size_t(c.parent)].tokens;
     tokens.push_back(c.token);

@@ -301,7 +301,7 @@ class engine {
   /// A beam has logits. When all have, those that go on do, as copies of what they continue, or as itself.
   void look_ahead(sample_state const& s, index_t row) {
     auto const r = s.of;
-    index_t const width = infer::beam_search::width(r->asked.beams, vocabulary());
+    index_t const width = r->search->width(vocabulary());
     r->beams_likeliest.resize(r->beams.size() * std::size_t(width));
     ops::sampling_options const greedy{.temperature = 0};
     ops::sample_row likeliest_of_beam{
