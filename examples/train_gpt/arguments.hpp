@@ -55,18 +55,24 @@ struct arguments {
   std::uint64_t seed = 1;
   int threads = 0;
   float learning_rate = 1e-3f, dropout = 0;
-  bool resume = false, json = false, table = false;
+  bool resume = false, json = false, table = false, receipts = false;
+  std::string flip;  // RANK,STEP,ITEM,ELEMENT,BIT[,behind]
   // How the run is cut over ranks.
   tenon::comm::mesh_shape mesh;
   int zero = 0;
   std::string schedule = "1f1b", exchange = "ring";
   bool sequence_parallel = false;
+  // For replay: which steps, from which checkpoint, with receipts where.
+  index_t from = 0, to = 0;
+  std::string start, receipts_folder;
 };
 
 /// Reads the command line; nothing when it asks for help, which is then printed if `prints`.
 /// @param mesh what --mesh is by default; without it the program is one for one rank, and has no such flags
+/// @param replays the program does steps again, and has flags for which
 /// @error argument_error
 std::optional<arguments> read_command_line(int argc, char** argv, char const* about,
-                                           std::optional<tenon::comm::mesh_shape> mesh = {}, bool prints = true);
+                                           std::optional<tenon::comm::mesh_shape> mesh = {}, bool prints = true,
+                                           bool replays = false);
 
 }  // namespace train_gpt

@@ -8,7 +8,7 @@
 namespace train_gpt {
 
 std::optional<arguments> read_command_line(int argc, char** argv, char const* about,
-                                           std::optional<tenon::comm::mesh_shape> mesh, bool prints) {
+                                           std::optional<tenon::comm::mesh_shape> mesh, bool prints, bool replays) {
   arguments a;
   CLI::App app{about};
   std::vector<std::string> names;
@@ -45,6 +45,8 @@ std::optional<arguments> read_command_line(int argc, char** argv, char const* ab
   app.add_option("--keep-every", a.keep_every, "checkpoints of every so many steps stay too; 0: none for its number")
       ->check(CLI::Range(0l, 100000000l))
       ->capture_default_str();
+  app.add_flag("--receipts", a.receipts, "write hashes of every step to receipts/ in --out, for replay");
+  app.add_option("--flip", a.flip, "flip a bit on purpose, to see it found: RANK,STEP,ITEM,ELEMENT,BIT[,behind]");
   app.add_option("--evaluate-every", a.evaluate_every, "steps between evaluations; 0: at the end only")
       ->check(CLI::Range(0l, 100000000l))
       ->capture_default_str();
@@ -71,6 +73,13 @@ std::optional<arguments> read_command_line(int argc, char** argv, char const* ab
         ->capture_default_str();
     app.add_flag("--sequence-parallel", a.sequence_parallel, "tensor-parallel ranks cut norms along the sequence");
   }
+  index_t step = 0;
+  if (replays) {
+    auto const a_step = CLI::Range(1l, 100000000l);
+    app.add_option("--step", step, "the step to do again")->check(a_step);
+    app.add_option("--from", a.from, "the first step to do again (default: as far back as can be)")->check(a_step);
+    app.add_option("--to", a.to, "the last one (default: the last that has a receipt)")->check(a_step);
+  }
   try {
     app.parse(argc, argv);
   } catch (CLI::CallForHelp const& e) {
@@ -81,6 +90,9 @@ std::optional<arguments> read_command_line(int argc, char** argv, char const* ab
   }
   if (mesh) a.mesh = tenon::comm::parse_mesh(axes);
   if (a.resume && a.out.empty()) throw tenon::argument_error("--resume needs to know where. Fix: add --out FOLDER.");
+  if (step) a.from = a.to = step;
+  if (a.receipts && a.out.empty())
+    throw tenon::argument_error("--receipts needs to know where. Fix: add --out FOLDER.");
   if (a.prompt.empty()) throw tenon::argument_error("--prompt is empty. Fix: at least one character.");
   if (a.text.empty()) a.text = {TENON_SOURCE_DIR};
   return a;

@@ -34,6 +34,19 @@ std::vector<std::string> text_files(std::vector<std::string> const& given) {
   return files;
 }
 
+std::optional<tenon::receipt::flip> flip_of(std::string const& text) {
+  if (text.empty()) return {};
+  tenon::receipt::flip f;
+  char behind[8] = "";
+  int const found =
+      std::sscanf(text.c_str(), "%d,%td,%zu,%td,%d,%7s", &f.rank, &f.step, &f.item, &f.element, &f.bit, behind);
+  f.behind = std::string(behind) == "behind";
+  if (found < 5 || (found == 6 && !f.behind) || f.element < 0 || f.bit < 0)
+    throw tenon::argument_error("--flip " + text +
+                                ": expected RANK,STEP,ITEM,ELEMENT,BIT[,behind]. Fix: as in 0,3,17,100,30.");
+  return f;
+}
+
 void print_sample(std::string const& text, char const* when) {
   std::string s = text;  // with a dot for every byte that is none
   for (char& c : s)

@@ -34,6 +34,7 @@ struct trainer_calls {
   std::function<tenon::fit_result(tenon::fit_options const&)> fit;
   std::function<std::string(tenon::sample_options const&)> generate;
   std::function<void(tenon::profile::rank_recorder*)> record;
+  std::function<void(std::string const& checkpoint)> load;
   std::function<std::string()> parameters_sha256;
 };
 
@@ -59,13 +60,15 @@ nlohmann::ordered_json run(World& world, arguments const& a, char const* communi
   tenon::profile::rank_recorder recorder;
   bool const tabulates = world.rank() == 0 && a.table;
   if (!a.trace.empty() || tabulates) t.record(&recorder);
+  if (!a.start.empty()) t.load(a.start);
   tenon::launch_settings const launched;
   bool const resumes = a.resume || launched;
   if (!resumes) sample("before training");
   if (!a.out.empty() || launched) tenon::catch_stop_signals();
 
-  tenon::progress_line progress(stdout, a.steps, peak);
-  auto const result = t.fit({.steps = a.steps,
+  index_t const last = a.to ? a.to : a.steps;
+  tenon::progress_line progress(stdout, last, peak);
+  auto const result = t.fit({.steps = last,
                              .out = a.out,
                              .resume = resumes,
                              .checkpoint_every = a.checkpoint_every,
@@ -74,6 +77,8 @@ nlohmann::ordered_json run(World& world, arguments const& a, char const* communi
                              .evaluate_every = a.evaluate_every,
                              .memory = launched.memory,
                              .progress = launched.progress,
+                             .receipts = a.receipts ? a.out + "/receipts" : a.receipts_folder,
+                             .fault = flip_of(a.flip),
                              .stop = tenon::stop_asked,
                              .on_step =
                                  [&](tenon::fit_event const& e) {
@@ -130,7 +135,9 @@ nlohmann::ordered_json run(World& world, typename Model::config_type config, arg
              {Precision::name, t.parameter_count(), t.context().pool(),
               [&](tenon::fit_options const& o) { return tenon::fit(t, text, o); },
               [&](tenon::sample_options const& o) { return tenon::generate_text(t, a.prompt, o); },
-              [&](tenon::profile::rank_recorder* r) { t.record(r); }, [&] { return tenon::parameters_sha256(t); }});
+              [&](tenon::profile::rank_recorder* r) { t.record(r); },
+              [&](std::string const& from) { tenon::load_checkpoint(t, from, tenon::train::text_digest(text)); },
+              [&] { return tenon::parameters_sha256(t); }});
 }
 
 }  // namespace train_gpt

@@ -2,6 +2,7 @@
 #pragma once
 /// @file Element types, views and tensors, arenas, random numbers, the order of every sum.
 #include <tenon/core/arena.hpp>
+#include <tenon/core/bit_sum.hpp>
 #include <tenon/core/config.hpp>
 #include <tenon/core/element.hpp>
 #include <tenon/core/error.hpp>

@@ -6,6 +6,7 @@
 #include <tenon/parallel/hardware.hpp>
 #include <tenon/parallel/mesh_search.hpp>
 #include <tenon/parallel/model_state.hpp>
+#include <tenon/parallel/receipt.hpp>
 #include <tenon/parallel/schedule.hpp>
 #include <tenon/parallel/sharding.hpp>
 #include <tenon/parallel/step_time.hpp>

@@ -10,6 +10,7 @@
 #include <tenon/train/fit.hpp>
 #include <tenon/train/plan.hpp>
 #include <tenon/train/progress.hpp>
+#include <tenon/train/receipt.hpp>
 #include <tenon/train/sample.hpp>
 #include <tenon/train/stop.hpp>
 #include <tenon/train/trainer.hpp>

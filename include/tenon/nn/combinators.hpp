@@ -232,6 +232,7 @@ struct repeat {
     matrix_view<T> outputs[2];  // of layers by turns, where nobody reads them later
     if (Pass::forward_only)
       for (auto& y : outputs) y = pass.template allocate_own<T>(x.extent(1), true);
+    if constexpr (!Pass::forward_only) pass.hooks.result(first - 1, false, x);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       comm::site const here("layer", first + index_t(i));
       pass.hooks.before_layer(index_t(i), false);
@@ -242,6 +243,7 @@ struct repeat {
       layers[i].forward(pass, p.layers[i], x, y, s.layers[i]);
       if (Pass::recomputes_layers || Pass::forward_only) pass.saved.release(mark);
       x = y;
+      if constexpr (!Pass::forward_only) pass.hooks.result(first + index_t(i), false, x);
     }
     pass.saved.lend({});
     return x;
@@ -249,6 +251,7 @@ struct repeat {
   template <class Pass, class T>
   void backward(Pass& pass, parameters<T const> const& p, parameters<float> const& g, saved<T>& s,
                 matrix_view<T> d) const {
+    pass.hooks.result(first + index_t(layers.size()), true, d);
     for (std::size_t i = layers.size(); i-- > 0;) {
       comm::site const here("layer", first + index_t(i));
       pass.hooks.before_layer(index_t(i), true);
@@ -259,6 +262,7 @@ struct repeat {
       }
       layers[i].backward(pass, p.layers[i], g.layers[i], s.layers[i], d);
       pass.saved.release(mark);
+      pass.hooks.result(first + index_t(i), true, d);
       pass.after_backward(index_t(i));
     }
   }

@@ -27,6 +27,10 @@ struct no_hooks {
   void before_layer(index_t, bool /*backward*/) {}
   /// The gradients of layer i are written; `layers` stands for what comes behind the last layer.
   void after_backward(index_t) {}
+  /// What layer i of the whole model gave in this direction, on its way to the next; -1 stands for the embedding, the
+  /// number of layers for the head.
+  template <class T>
+  void result(index_t, bool /*backward*/, matrix_view<T> const&) {}
 };
 
 /// A matrix of gradients `by` elements further on: the same parameter in another buffer.

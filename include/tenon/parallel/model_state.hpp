@@ -25,6 +25,7 @@
 #include <tenon/ops/grad_norm.hpp>
 #include <tenon/optim/optimizer.hpp>
 #include <tenon/parallel/gradient_tree.hpp>
+#include <tenon/parallel/receipt.hpp>
 #include <tenon/parallel/sharding.hpp>
 #include <tenon/policy/set.hpp>
 
@@ -92,6 +93,17 @@ class model_state {
     record_in(replicas);
     if (expert_replicas) record_in(*expert_replicas);
   }
+  /// See trainer::record_receipts.
+  void record_receipts(receipt::recorder* r) {
+    receipts = r;
+    tensor_numbers.clear();
+    if (r)
+      for (auto const& s : spec_list) tensor_numbers.push_back(r->number_of(s.name));
+  }
+  /// Hashes the state as it is: where there is no update that does.
+  void hash_state() {
+    for (std::size_t b = 0; b < own_buckets(); ++b) hash_state(b, false), hash_state(b, true);
+  }
   parameters_type const& parameters() const { return bound; }
 
   // ---- a micro-batch
@@ -106,10 +118,15 @@ class model_state {
       state->before_layer(i, backward, writes_gradients);
     }
     void after_backward(index_t i) const { state->after_backward(i); }
+    template <class T>
+    void result(index_t i, bool backward, matrix_view<T> const& values) const {
+      if (state->receipts && state->receipts->active())
+        state->hash_result(i, backward, values.data(), sizeof(T), values.size());
+    }
   };
   /// Makes sure that what is outside the layers is there: call before a pass.
   void before_pass() {
-    for (std::size_t b : {table, positions, norm_bucket(), head_bucket()}) need(b);
+    for (std::size_t b : {table, positions, norm_bucket(), head_bucket()}) need(b), hash_read(b, -1, false);
   }
   /// The gradients that the next micro-batch writes over.
   gradients_type const& next_gradients() {
@@ -160,8 +177,10 @@ class model_state {
   /// Adds the squares of the gradients that this rank owns; of what several ranks hold, one counts.
   void add_squares(comm::placed<exact_sum, comm::partial<comm::world_axis>>& squares) {
     norm_parts.clear();
-    for (std::size_t b = 0; b < own_buckets(); ++b)
+    for (std::size_t b = 0; b < own_buckets(); ++b) {
+      if (receipts) hash_gradient(receipt::event::reduced, b, buckets[b].own, gradient(b).local());
       if (holders_of(b).counts()) append_norm_parts(norm_parts, counted, buckets[b].own, gradient(b).local());
+    }
     comm::placed<std::span<ops::norm_part const>, comm::shard<comm::world_axis>> const parts(norm_parts);
     comm::add(squares, comm::sum_of_squares(parts, [&](auto const& these, exact_sum& sum) {
                 ops::grad_norm(exec, ops::grad_norm_args{these, nullptr, &sum});
@@ -172,11 +191,17 @@ class model_state {
     if constexpr (stage == 0) spread_gradients();
     for (std::size_t b = 0; b < own_buckets(); ++b) {
       if (stage == 0) holders_of(b).stream.wait(reductions[b]);
+      if (receipts) {
+        if (stage == 0 && (plan.eager || replicas.size > 1))
+          hash_gradient(receipt::event::spread, b, held(b), updated_gradient(b).local());
+        hash_state(b, false);
+      }
       optim::update<typename Set::optimizer>(
           exec, std::span<parameter_spec const>(updated_specs(b)),
           optim::optimizer_buffers<value_type>{master_of(b), comm::reduced(updated_gradient(b)), at(first, b),
                                                at(second, b), copy_of(b)},
           options, learning_rate, step, scale);
+      if (receipts) hash_state(b, true);
       evict(b);
       if constexpr (stage == 1 || stage == 2) gather(b);
     }
@@ -407,7 +432,7 @@ class model_state {
   }
   void before_layer(index_t i, bool backward, bool writes_gradients) {
     gather_layer(i);
-    for_layer(i, [&](std::size_t b) { need(b); });
+    for_layer(i, [&](std::size_t b) { need(b), hash_read(b, network.layers.first + i, backward); });
     gather_layer(backward ? i - 1 : i + 1);
     if (rotates && backward && writes_gradients)
       for_layer(i + 2, [&](std::size_t b) {
@@ -459,6 +484,9 @@ class model_state {
   void finish(std::size_t b) {
     auto const range = buckets[b].range;
     if (range.size() == 0) return;
+    if (receipts)
+      hash_gradient(receipt::event::gradient, b, range,
+                    plan.eager ? written->bases[b] : whole->next().values.data() + range.begin);
     if (plan.eager) {
       float* const to = shards->next().values.data() + buckets[b].compact;
       reductions[b] = holders_of(b).stream.enqueue([this, b, to](C& group) {
@@ -477,6 +505,9 @@ class model_state {
     if (!whole->is_last()) return;
     result = whole->nodes()[0]->values.data();
     if (replicas.size == 1) return;
+    if (receipts && plan.accumulate > 1)
+      for (auto* node : whole->nodes())
+        hash_gradient(receipt::event::gradient_sum, b, range, node->values.data() + range.begin);
     reductions[b] =
         replicas.stream.enqueue([this, b, nodes = whole->nodes(), to = result + buckets[b].own.begin](C& group) {
           std::array<float const*, 32> mine;
@@ -519,6 +550,85 @@ class model_state {
   auto updated_gradient(std::size_t b) {
     if constexpr (stage == 0) return comm::placed<float*>(full_gradient(b));
     else return gradient(b);
+  }
+
+  // ---- receipts
+
+  /// Adds what `part` has of a parameter to the item that was started. @param values of element part.begin
+  template <class T>
+  std::uint64_t hash_part(parameter_spec const& s, stretch part, T const* values) {
+    std::uint64_t sum = 0;
+    s.for_each_run([&](index_t here, index_t there, index_t n) {
+      auto const run = intersection({s.offset + here, s.offset + here + n}, part);
+      if (run.size() > 0)
+        sum += receipts->add(exec.pool(), values + (run.begin - part.begin), sizeof(T), run.size(),
+                             there + run.begin - s.offset - here);
+    });
+    return sum;
+  }
+  /// f(spec, number among all) for the parameters of bucket b.
+  template <class F>
+  void for_each_in(std::size_t b, F&& f) {
+    for (std::size_t i = 0; i < spec_list.size(); ++i)
+      if (auto const& s = spec_list[i]; intersection(stretch_of(s), buckets[b].range).size() > 0)
+        f(s, tensor_numbers[i]);
+  }
+  /// Of parameters that this rank counts, what it owns goes into the total of all ranks.
+  void add_total(receipt::total of, std::size_t b, parameter_spec const& s, std::size_t tensor, std::uint64_t sum) {
+    if (holders_of(b).counts() && counts(s)) receipts->totals[std::size_t(of)][tensor] += sum;
+  }
+  void hash_result(index_t layer, bool backward, void const* values, std::size_t bytes, index_t n) {
+    using receipt::event;
+    index_t const begin = network.layers.first, end = begin + index_t(network.layers.layers.size());
+    bool const received = backward ? layer == end && !network.has_head : layer < begin && !network.has_embedding;
+    receipts->start(
+        backward ? (received ? event::received_back : event::backward) : (received ? event::received : event::forward),
+        layer);
+    receipts->add(exec.pool(), values, bytes, n, 0);
+  }
+  /// What blocks read of bucket b, where other ranks had a part in it: under stage 3 each time, else once a step.
+  void hash_read(std::size_t b, index_t layer, bool backward) {
+    if (stage == 0 || !receipts || !receipts->active()) return;
+    if (stage < 3 && (backward || !receipts->is_first_of_step || holders_of(b).size == 1)) return;
+    value_type const* values;
+    if constexpr (stage == 3) values = gathered_bases[b];
+    else values = blocks_read() + buckets[b].range.begin;
+    for_each_in(b, [&](parameter_spec const& s, std::size_t tensor) {
+      receipts->start(backward ? receipt::event::read_back : receipt::event::read, layer, tensor);
+      hash_part(s, buckets[b].range, values);
+    });
+  }
+  /// @param values gradient of element part.begin
+  void hash_gradient(receipt::event what, std::size_t b, stretch part, float const* values) {
+    std::size_t const of = table_bucket && b == table_bucket ? table : b;
+    if (of != b) part = buckets[of].range;
+    for_each_in(of, [&](parameter_spec const& s, std::size_t tensor) {
+      receipts->start(what, 0, tensor);
+      auto const sum = hash_part(s, part, values);
+      if (what == receipt::event::reduced) add_total(receipt::total::gradient, b, s, tensor, sum);
+    });
+  }
+  /// What an update of bucket b reads and writes, but for the gradient.
+  void hash_state(std::size_t b, bool after) {
+    auto const hash = [&](receipt::tensor_kind kind, parameter_spec const& s, std::size_t tensor, auto const* values) {
+      if (!values) return;
+      std::size_t const number = std::size_t(kind) * receipts->names.size() + tensor;
+      stretch const all = held(b), own = buckets[b].own;
+      if (after) receipts->start(receipt::event::after, 0, number);
+      else receipts->start_check();
+      std::uint64_t const mine = hash_part(s, own, values + (own.begin - all.begin));
+      std::uint64_t const sum = mine + hash_part(s, {all.begin, own.begin}, values) +
+                                hash_part(s, {own.end, all.end}, values + (own.end - all.begin));
+      if (!after) return receipts->found(number, sum);
+      receipts->left(sum);
+      if (kind != receipt::tensor_kind::rounded) add_total(receipt::total(int(kind) + 1), b, s, tensor, mine);
+    };
+    for_each_in(b, [&](parameter_spec const& s, std::size_t tensor) {
+      hash(receipt::tensor_kind::parameter, s, tensor, master_of(b));
+      hash(receipt::tensor_kind::first, s, tensor, at(first, b));
+      hash(receipt::tensor_kind::second, s, tensor, at(second, b));
+      hash(receipt::tensor_kind::rounded, s, tensor, copy_of(b));
+    });
   }
 
   // ---- whole parameters
@@ -572,6 +682,8 @@ class model_state {
   std::optional<gradient_tree<int>> shards;            ///< eager
   float* result = nullptr;
   std::vector<ops::norm_part> norm_parts;
+  receipt::recorder* receipts = nullptr;
+  std::vector<std::size_t> tensor_numbers;  ///< of `spec_list`, in the recorder
 
   std::vector<typename comm::stream<C>::request> gathers, reductions;
   holders replicas;  // last, with what follows: its work is done before what it works on goes away

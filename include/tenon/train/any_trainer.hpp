@@ -16,7 +16,9 @@
 #include <tenon/exec/host/thread_pool.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/parallel/model_state.hpp>
+#include <tenon/parallel/receipt.hpp>
 #include <tenon/parallel/sharding.hpp>
+#include <tenon/train/options.hpp>
 
 namespace tenon {
 
@@ -64,12 +66,12 @@ struct any_trainer {
       : world(t.mesh().world), pool(t.context().pool()), parameters(t.parameter_list()),
         model(Trainer::model_type::name), precision(Trainer::set::precision::name),
         optimizer(Trainer::set::optimizer::name), optimizer_tensors(Trainer::set::optimizer::state_tensors),
-        seed(t.options().seed), sequence_length(t.options().sequence_length), scaler(t.progress().scaler),
-        steps(t.progress().steps), samples(t.progress().samples),
-        for_each_owned(
-            [&t](state_kind kind, parameter_spec const& s, owned_visitor const& f) { t.for_each_owned(kind, s, f); }),
+        zero(Trainer::set::zero::stage), sequence_parallel(!std::is_void_v<typename Trainer::set::sequence>),
+        mesh(t.mesh().shape()), options(t.options()), scaler(t.progress().scaler), steps(t.progress().steps),
+        samples(t.progress().samples), for_each_owned([&t](state_kind kind, parameter_spec const& s,
+                                                           owned_visitor const& f) { t.for_each_owned(kind, s, f); }),
         write([&t](state_kind kind, parameter_spec const& s, std::span<float const> v) { t.write(kind, s, v); }),
-        restored([&t] { t.restored(); }) {
+        restored([&t] { t.restored(); }), record_receipts([&t](receipt::recorder* r) { t.record_receipts(r); }) {
     Trainer::config_type::for_each_field(t.config(), [this](char const* name, auto value) {
       if constexpr (std::is_floating_point_v<decltype(value)>) config.push_back({name, double(value)});
       else config.push_back({name, value});
@@ -86,13 +88,16 @@ struct any_trainer {
   char const *model, *precision, *optimizer;
   std::vector<config_field> config{};
   int optimizer_tensors;  ///< that the optimizer keeps for each parameter
-  std::uint64_t seed;
-  index_t sequence_length;
+  int zero;               ///< the stage
+  bool sequence_parallel;
+  comm::mesh_shape mesh;
+  train_options const& options;
   optim::loss_scale& scaler;
   index_t &steps, &samples;
   std::function<void(state_kind, parameter_spec const&, owned_visitor const&)> for_each_owned;
   std::function<void(state_kind, parameter_spec const&, std::span<float const>)> write;
   std::function<void()> restored;
+  std::function<void(receipt::recorder*)> record_receipts;
 };
 template <class Trainer>
 any_trainer(Trainer&) -> any_trainer<typename Trainer::world_type>;

@@ -68,8 +68,8 @@ nlohmann::ordered_json describe(any_trainer<World> const& trainer, std::string c
               {"optimizer", trainer.optimizer},
               {"steps", trainer.steps},
               {"samples", trainer.samples},
-              {"seed", trainer.seed},
-              {"sequence_length", trainer.sequence_length},
+              {"seed", trainer.options.seed},
+              {"sequence_length", trainer.options.sequence_length},
               {"text", text},
               {"loss_scale", trainer.scaler.scale},
               {"loss_scale_good_steps", trainer.scaler.good_steps}};

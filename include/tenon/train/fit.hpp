@@ -15,6 +15,7 @@
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/loss_curve.hpp>
 #include <tenon/train/metrics.hpp>
+#include <tenon/train/receipt.hpp>
 #include <tenon/train/trainer.hpp>
 
 namespace tenon {
@@ -41,8 +42,12 @@ struct fit_options {
   /// A folder in memory that outlives the ranks: what a checkpoint holds goes there after each step, and a resumed run
   /// goes on from there if that is newer. Empty: none.
   std::string memory{};
-  std::string progress{};        ///< a file that tells the last finished step; empty: none
-  std::function<bool()> stop{};  ///< asked on every rank after each step: if one says yes all save and return
+  std::string progress{};  ///< a file that tells the last finished step; empty: none
+  /// A folder for receipts of the steps, e.g. `receipts` in `out`: hashes of all that went through each rank, by which a
+  /// step can be done again and compared (receipt::compare). Memory that changes between steps ends the run. Empty: none.
+  std::string receipts{};
+  std::optional<receipt::flip> fault{};  ///< for tests of that
+  std::function<bool()> stop{};          ///< asked on every rank after each step: if one says yes all save and return
   std::function<void(fit_event const&)> on_step{};  ///< called on rank 0
   /// Called on rank 0 with a sentence about what `fit` could help itself with: a broken checkpoint that was passed over.
   std::function<void(std::string const&)> on_notice{};
@@ -159,6 +164,17 @@ fit_result fit(any_trainer<World> const& trainer, fit_work const& run, std::stri
   if (!o.memory.empty()) in_memory.emplace(trainer, o.memory, text, notice);
   std::optional<metrics_writer> metrics;
   if (writes) metrics.emplace(out / "metrics.jsonl", trainer.steps);
+  std::optional<receipt::keeper<World>> receipts;
+  if (!o.receipts.empty()) receipts.emplace(trainer, o.receipts, text, o.fault);
+  auto const step = [&] {
+    try {
+      return run.step();
+    } catch (memory_changed const&) {  // on all ranks: what was saved before may come to its end
+      if (in_memory) in_memory->wait();
+      if (checkpoints) checkpoints->wait();
+      throw;
+    }
+  };
 
   std::vector<double> seconds;
   std::uint64_t sent = 0;
@@ -166,7 +182,8 @@ fit_result fit(any_trainer<World> const& trainer, fit_work const& run, std::stri
   while (trainer.steps < o.steps) {
     auto const begin = std::chrono::steady_clock::now();
     auto const sent_before = world.traffic().bytes();
-    fit_event event{run.step()};
+    fit_event event{step()};
+    if (receipts) receipts->write({event.loss, event.grad_norm});
     sent += world.traffic().bytes() - sent_before;
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     event.total_steps = o.steps;
@@ -202,7 +219,8 @@ fit_result fit(any_trainer<World> const& trainer, fit_work const& run, std::stri
 
 /// Trains on a text until `steps`: draws batches, writes metrics, evaluates, saves checkpoints, resumes.
 /// A run that is killed and resumed ends in the same bits as one that was not. Every rank calls it; rank 0 writes.
-/// @error argument_error: text too short, vocabulary too large for the model; file_error: folder, disk, checkpoint
+/// @error argument_error: text too short, vocabulary too large for the model; file_error: folder, disk, checkpoint;
+/// memory_changed: with receipts
 template <class Trainer, class Source>
 fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   auto const& settings = trainer.options();
@@ -220,7 +238,7 @@ fit_result fit(Trainer& trainer, Source const& source, fit_options const& o) {
   };
   auto const validation_loss = [&] { return train::validation_loss(trainer, parts.validation, o); };
   return train::fit(train::any_trainer(trainer), {double(count), trainer.step_flops(), step, validation_loss},
-                    o.out.empty() && o.memory.empty() ? "" : train::text_digest(source), o);
+                    o.out.empty() && o.memory.empty() && o.receipts.empty() ? "" : train::text_digest(source), o);
 }
 
 }  // namespace tenon

@@ -18,42 +18,16 @@
 #include <tenon/nn/pass.hpp>
 #include <tenon/optim/loss_scale.hpp>
 #include <tenon/optim/optimizer.hpp>
-#include <tenon/optim/schedule.hpp>
 #include <tenon/parallel/model_state.hpp>
+#include <tenon/parallel/receipt.hpp>
 #include <tenon/parallel/schedule.hpp>
 #include <tenon/policy/set.hpp>
 #include <tenon/train/any_trainer.hpp>
 #include <tenon/train/check.hpp>
 #include <tenon/train/host_ops.hpp>
+#include <tenon/train/options.hpp>
 
 namespace tenon {
-
-/// Numbers of a run. What changes types (model, precision, strategy) is not here.
-struct train_options {
-  index_t batch = 8;            ///< sequences per step, over all micro-batches
-  index_t accumulate = 1;       ///< micro-batches per step; the same bits for every number that divides the batch
-  index_t sequence_length = 0;  ///< tokens per sequence; 0: the model's context
-  float learning_rate = 6e-4f;  ///< the peak
-  optim::schedule schedule{};
-  optim::optimizer_options optimizer{};
-  float clip = 1.0f;  ///< largest gradient norm; 0: no clipping
-  std::uint64_t seed = 1;
-  int threads = 0;  ///< of each rank; 0: the processors, shared among the ranks of this process; no bit depends on it
-  std::string
-      offload_folder{};     ///< for memory::offload<file_backed>, on a disk; empty: the system's for temporary files
-  comm::mesh_shape mesh{};  ///< degrees of the axes that are `dynamic` in the line of types
-};
-
-/// What one step did.
-struct step_result {
-  index_t step = 0;           ///< 1-based
-  double loss = 0;            ///< mean over all targets of the step, in nats
-  double auxiliary_loss = 0;  ///< mean over sequences of what balances experts; its gradient is in the step's, too
-  double grad_norm = 0;       ///< before clipping
-  float learning_rate = 0;
-  index_t targets = 0;
-  bool skipped = false;  ///< fp16 only: a gradient overflowed, no parameter was changed
-};
 
 namespace train {
 template <class Model, class... Ps>
@@ -121,6 +95,7 @@ class trainer {
     check_batch(tokens, targets);
     ++steps_done;
     comm::site const here("step", steps_done);
+    if (receipts) receipts->begin(steps_done, exec.pool(), tokens, targets);
     step_result r{.step = steps_done};
     for (auto t : targets) r.targets += t >= 0;
     if (r.targets == 0)
@@ -137,6 +112,7 @@ class trainer {
     r.loss = mean(sums.loss, r.targets);
     r.auxiliary_loss = mean(sums.auxiliary, settings.batch);
     apply(comm::norm(comm::all_reduce<comm::world_axis>(ranks, sums.squares)), r);
+    if (receipts) receipts->finish(ranks.world);
     return r;
   }
 
@@ -191,6 +167,22 @@ class trainer {
     ranks.record(r ? &r->communication : nullptr);
     for (auto& p : parts) p.model.record(r);
     if (r) r->rank = ranks.world.rank();
+  }
+  /// Writes down from here on a receipt of each step, beginning with the state as it is; null: no more, before `r` goes
+  /// away. What is loaded later would be found changed. Every rank calls it.
+  /// @error memory_changed from `step`, on every rank: see receipt::recorder::finish
+  void record_receipts(receipt::recorder* r) {
+    receipts = r;
+    if (r) {
+      std::vector<std::string> names;
+      for (auto const& s : whole_specs) names.push_back(s.name);
+      r->reset(std::move(names));
+    }
+    for (auto& p : parts) p.model.record_receipts(r);
+    if (!r) return;
+    r->begin(steps_done);
+    for (auto& p : parts) p.model.hash_state();
+    r->finish(ranks.world);
   }
   comm::mesh<world_type>& mesh() { return ranks; }
   /// The parameters of the whole model, wherever they are.
@@ -478,6 +470,7 @@ class trainer {
     profile::range const running(exec.profiler, names[int(i.what)]);
     auto const m = index_t(i.micro_batch);
     comm::site const here(names[int(i.what)], m);
+    if (receipts) receipts->micro_batch = plan.number(m), receipts->is_first_of_step = m == 0;
     if (i.what == parallel::action::forward) return forward(i.chunk, m, of_micro_batch(tokens, m));
     if (i.what != parallel::action::weight_backward)
       backward(i.chunk, m, of_micro_batch(tokens, m), of_micro_batch(targets, m), scale,
@@ -647,7 +640,11 @@ class trainer {
     }
     r.grad_norm = norm;
     r.learning_rate = settings.learning_rate * settings.schedule.factor(steps_done - 1);
-    if (r.skipped) return;
+    if (r.skipped) {
+      if (receipts)
+        for (auto& p : parts) p.model.hash_state();
+      return;
+    }
     if (settings.clip > 0 && norm > double(settings.clip)) scale = float(double(scale) * double(settings.clip) / norm);
     profile::range const running(exec.profiler, "update");
     for (auto& p : parts) p.model.update(settings.optimizer, r.learning_rate, steps_done, scale);
@@ -685,6 +682,7 @@ class trainer {
     sum_of_rank loss, auxiliary, squares;
   } sums;  ///< of this step
   optim::loss_scale scaler;
+  receipt::recorder* receipts = nullptr;
   index_t steps_done = 0, samples_done = 0;
 };
 
