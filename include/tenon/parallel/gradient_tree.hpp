@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
-#include <deque>
 #include <span>
 #include <utility>
 #include <vector>
@@ -64,32 +63,21 @@ struct gradient_turns {
 
 /// Gradients of micro-batches, added in the fixed tree over the micro-batch index (rule 2 of the arithmetic contract).
 /// One micro-batch needs one buffer, 2^k need k + 1. When other micro-batches are elsewhere, what is left at the end are
-/// the nodes that the ones here make up. `Bound` is what a buffer is bound to (aggregates of views), once per buffer.
+/// the nodes that the ones here make up.
 ///
 ///     for each micro-batch: write tree.next(); add(...) over all of it, in any parts; tree.close();
 ///     tree.nodes() is the result, until the next micro-batch is written.
 /// @test tests/parallel/gradient_tree_test.cpp
-template <class Bound>
 class gradient_tree {
  public:
-  struct slot {
-    flat_buffer<float> values;
-    Bound bound;
-  };
-  /// @param bind (float*) -> Bound
-  template <class Bind>
-  gradient_tree(index_t size, micro_batch_range which, Bind&& bind) : plan(which) {
-    for (std::size_t i = 0; i < plan.buffers; ++i) {
-      slots.emplace_back();
-      slots.back().values = flat_buffer<float>(size);
-      slots.back().bound = bind(slots.back().values.data());
-    }
-    for (std::size_t i : plan.results) results.push_back(&slots[i]);
+  gradient_tree(index_t size, micro_batch_range which) : plan(which) {
+    for (std::size_t i = 0; i < plan.buffers; ++i) buffers.emplace_back(size);
+    for (std::size_t i : plan.results) results.push_back(buffers[i].data());
   }
   gradient_tree(gradient_tree const&) = delete;
 
   /// The buffer that the next micro-batch writes over.
-  slot& next() { return slots[plan.turns[at].current]; }
+  float* next() { return buffers[plan.turns[at].current].data(); }
   /// The micro-batch that is being written is the last one.
   bool is_last() const { return at + 1 == plan.turns.size(); }
   /// Elements [begin, end) of `next()` are written: adds them to what they belong to.
@@ -97,20 +85,20 @@ class gradient_tree {
   template <class Add>
   void close(index_t begin, index_t end, Add&& add) {
     for (auto const& [sum, other] : plan.turns[at].merges)
-      add(slots[sum].values.data() + begin, slots[other].values.data() + begin, end - begin);
+      add(buffers[sum].data() + begin, buffers[other].data() + begin, end - begin);
   }
   /// All of `next()` is closed.
   void close() { at = is_last() ? 0 : at + 1; }
   /// Where the sums are behind the last micro-batch: nodes of the tree, from left to right.
-  std::span<slot* const> nodes() const { return results; }
+  std::span<float* const> nodes() const { return results; }
   /// Which nodes those are.
   std::span<comm::tree_node const> node_list() const { return plan.nodes; }
-  std::size_t bytes() const { return slots.size() * std::size_t(slots.front().values.size()) * sizeof(float); }
+  std::size_t bytes() const { return buffers.size() * std::size_t(buffers.front().size()) * sizeof(float); }
 
  private:
   gradient_turns plan;
-  std::deque<slot> slots;
-  std::vector<slot*> results;
+  std::vector<flat_buffer<float>> buffers;
+  std::vector<float*> results;
   std::size_t at = 0;
 };
 

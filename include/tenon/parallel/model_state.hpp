@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -31,9 +32,6 @@
 
 namespace tenon::parallel {
 
-/// Which of the buffers of a model is meant.
-enum class state_kind { parameters, first, second };
-
 /// Which samples of a step a rank works on, micro-batch by micro-batch.
 struct sample_plan {
   index_t micro = 1;       ///< samples of a micro-batch of one rank
@@ -45,36 +43,50 @@ struct sample_plan {
   index_t number(index_t m) const { return eager ? m * groups + group : group * accumulate + m; }
 };
 
-/// The buffers of one rank.
+/// What is known of a model, or of a stage of it, but for the types of its blocks.
+struct model_outline {
+  std::vector<parameter_spec> specs{};
+  std::vector<nn::bucket_begin> begins{};
+  index_t size = 0, layers = 0, first_layer = 0;  ///< the first of the whole model's that is here
+  bool tied = false, has_embedding = false, has_head = false;
+
+  template <class Network>
+  explicit model_outline(Network const& net)
+      : layers(index_t(net.layers.layers.size())), first_layer(net.layers.first), tied(net.tied),
+        has_embedding(net.has_embedding), has_head(net.has_head) {
+    nn::binder<float const> describe(&specs, &begins);
+    net.bind(describe);
+    size = describe.size();
+  }
+};
+
+/// The buffers of one rank, whatever the model.
 ///
 /// Gradients. Lazy: micro-batches are added in a tree of whole buffers, and what is left is reduced once a step, each
 /// bucket as soon as backward has written it. Eager (ZeRO 2 and 3, context and expert parallelism, whose ranks hold parts
 /// of one sample, or of what several samples need): every micro-batch is reduced at once, and the tree adds what this replica owns.
 /// Parameters. Stage 3 keeps what a replica owns; layers are gathered into two buffers in turn, one layer ahead.
-template <class Set, class Network, comm::Communicator C, class Context>
-class model_state {
+template <class Set, comm::Communicator C, class Context>
+class rank_buffers {
  public:
   using value_type = typename Set::precision::param_type;
-  using parameters_type = typename Network::template parameters<value_type const>;
-  using gradients_type = typename Network::template parameters<float>;
   static constexpr int stage = Set::zero::stage;
 
-  /// @param net all of a model, or a stage of it; lives longer @param folder for memory::offload<file_backed>
-  model_state(Context& context, Network const& net, comm::mesh<C>& ranks, sample_plan const& samples,
-              std::uint64_t seed, std::filesystem::path const& folder)
-      : exec(context), network(net), mesh(ranks), plan(samples), offload_folder(folder), replicas(ranks.replicas) {
+  /// @param folder for memory::offload<file_backed>
+  rank_buffers(Context& context, model_outline const& outline, comm::mesh<C>& ranks, sample_plan const& samples,
+               std::uint64_t seed, std::filesystem::path const& folder)
+      : exec(context), network(outline), mesh(ranks), plan(samples), offload_folder(folder), flat_size(network.size),
+        replicas(ranks.replicas) {
     if (ranks.expert.size() > 1) expert_replicas.emplace(ranks.data);
-    nn::binder<float const> describe(&spec_list, &begins);
-    net.bind(describe);
-    for (auto const& s : spec_list)
+    for (auto const& s : network.specs)
       if (counts(s)) counted.push_back(s);
-    flat_size = describe.size();
     constexpr bool keep_whole = std::same_as<typename Set::optimizer, optimizer::muon>;
     auto const& of_experts = expert_replicas ? *expert_replicas : replicas;
-    buckets = make_buckets(spec_list, begins, flat_size, replicas.place(), of_experts.place(), keep_whole);
+    buckets = make_buckets(network.specs, network.begins, flat_size, replicas.place(), of_experts.place(), keep_whole);
     compact = compact_size(buckets);
     // The two gradients of a token table that is a head too are summed apart: each has a tree of its own.
-    if (net.tied && net.has_embedding && net.has_head && plan.groups * plan.accumulate > 1) add_table_bucket();
+    if (network.tied && network.has_embedding && network.has_head && plan.groups * plan.accumulate > 1)
+      add_table_bucket();
     gathers.resize(buckets.size());
     reductions.resize(buckets.size());
     allocate_parameters();
@@ -98,19 +110,18 @@ class model_state {
     receipts = r;
     tensor_numbers.clear();
     if (r)
-      for (auto const& s : spec_list) tensor_numbers.push_back(r->number_of(s.name));
+      for (auto const& s : network.specs) tensor_numbers.push_back(r->number_of(s.name));
   }
   /// Hashes the state as it is: where there is no update that does.
   void hash_state() {
     for (std::size_t b = 0; b < own_buckets(); ++b) hash_state(b, false), hash_state(b, true);
   }
-  parameters_type const& parameters() const { return bound; }
 
   // ---- a micro-batch
 
   /// What blocks call on their way through the layers.
   struct hooks {
-    model_state* state = nullptr;
+    rank_buffers* state = nullptr;
     bool writes_gradients = false;
     arena const* offloaded = nullptr;  ///< what layers have saved
     void before_layer(index_t i, bool backward) const {
@@ -128,24 +139,15 @@ class model_state {
   void before_pass() {
     for (std::size_t b : {table, positions, norm_bucket(), head_bucket()}) need(b), hash_read(b, -1, false);
   }
-  /// The gradients that the next micro-batch writes over.
-  gradients_type const& next_gradients() {
-    if (!whole && !written) allocate_gradients();
-    if (plan.eager) {
-      wait_for_reductions();
-      return written->bound;
-    }
-    return whole->next().bound;
-  }
-  /// Where those begin: from one micro-batch to the next all of them move by the same distance.
-  float* gradients_begin() { return plan.eager ? written->memory[0].data() : whole->next().values.data(); }
+  /// Where the gradients that the next micro-batch writes over begin: from one micro-batch to the next all of them move by
+  /// the same distance.
+  float* gradients_begin() { return plan.eager ? written->memory[0].data() : whole->next(); }
   /// Until backward writes them, gradients of layers that come before are free memory (docs/decisions/0005).
   static constexpr bool lends_gradients() { return stage < 2; }
   /// Where the embedding's gradient goes when the head shares its table; empty: it is added to the head's.
   matrix_view<float> table_gradient(matrix_view<float> table) {
     if (!table_bucket) return {};
-    float* const base =
-        plan.eager ? written->bases[table_bucket] : whole->next().values.data() + buckets[table_bucket].range.begin;
+    float* const base = plan.eager ? written->bases[table_bucket] : whole->next() + buckets[table_bucket].range.begin;
     return matrix(base, table.extent(0), table.extent(1));
   }
   /// The micro-batch's gradients are written.
@@ -220,7 +222,7 @@ class model_state {
   /// The same for all that this rank holds.
   template <class F>
   void for_each_held(state_kind kind, std::string_view name, F&& f) {
-    for (auto const& s : spec_list)
+    for (auto const& s : network.specs)
       if (s.name == name) visit(kind, s, true, f);
   }
   /// The rounded copies that blocks read follow the parameters that were written.
@@ -249,7 +251,27 @@ class model_state {
     return n;
   }
 
+ protected:
+  /// Where the buckets lie that blocks read, and those that the next micro-batch's gradients are written to.
+  std::vector<value_type const*> parameter_bases() {
+    if constexpr (stage == 3) return {gathered_bases.begin(), gathered_bases.end()};
+    else return bases_in<value_type const>(blocks_read());
+  }
+  std::vector<float*> gradient_bases() { return plan.eager ? written->bases : bases_in<float>(whole->next()); }
+  /// Makes them fit to be written.
+  void prepare_gradients() {
+    if (!whole && !written) allocate_gradients();
+    if (plan.eager) wait_for_reductions();
+  }
+
  private:
+  template <class T>
+  std::vector<T*> bases_in(T* flat) const {
+    std::vector<T*> bases;
+    for (std::size_t b = 0; b < own_buckets(); ++b) bases.push_back(flat + buckets[b].range.begin);
+    return bases;
+  }
+
   static constexpr bool rounds = !std::same_as<value_type, float>;
   static constexpr bool compact_master = stage == 3 || (stage > 0 && rounds);
   static constexpr bool rotates = stage >= 2;  // gradients of layers share buffers; from stage 3 on parameters too
@@ -285,10 +307,10 @@ class model_state {
 
   // As nn::transformer::bind orders them: a layer is one bucket, and one more for the experts of a mixture.
   static constexpr std::size_t table = 0, positions = 1, first_layer = 2;
-  std::size_t norm_bucket() const { return begins.size() - 2; }
-  std::size_t head_bucket() const { return begins.size() - 1; }
+  std::size_t norm_bucket() const { return network.begins.size() - 2; }
+  std::size_t head_bucket() const { return network.begins.size() - 1; }
   bool is_layer(std::size_t b) const { return b >= first_layer && b < norm_bucket(); }
-  std::size_t own_buckets() const { return begins.size(); }
+  std::size_t own_buckets() const { return network.begins.size(); }
   /// f(bucket) for those of layer i; `layers` stands for the last norm and the head.
   template <class F>
   void for_layer(index_t i, F&& f) const {
@@ -297,7 +319,7 @@ class model_state {
       if (b > first_layer && !buckets[b].experts) ++layer;
       if (layer == std::size_t(i)) f(b);
     }
-    if (i == index_t(network.layers.layers.size())) f(norm_bucket()), f(head_bucket());
+    if (i == network.layers) f(norm_bucket()), f(head_bucket());
   }
 
   void add_table_bucket() {
@@ -316,7 +338,7 @@ class model_state {
   stretch held(std::size_t b) const { return stage == 0 ? buckets[b].range : buckets[b].own; }
   std::vector<parameter_spec> const& updated_specs(std::size_t b) {
     if (clipped.empty())
-      for (std::size_t i = 0; i < own_buckets(); ++i) clipped.push_back(clip(spec_list, held(i)));
+      for (std::size_t i = 0; i < own_buckets(); ++i) clipped.push_back(clip(network.specs, held(i)));
     return clipped[b];
   }
 
@@ -332,7 +354,7 @@ class model_state {
     };
     for (std::size_t b = 0; b < count; ++b)
       if (!by_turns || !is_layer(b)) add(b, 0, sizes[0]);
-    for (index_t i = 0; by_turns && i < index_t(network.layers.layers.size()); ++i) {
+    for (index_t i = 0; by_turns && i < network.layers; ++i) {
       index_t at = 0;
       for_layer(i, [&](std::size_t b) {
         add(b, 1 + std::size_t(i) % 2, at);
@@ -352,14 +374,9 @@ class model_state {
     else master = flat_buffer<float>(flat_size);
     if constexpr (stage == 3) {
       gathered_bases = place(gathered, own_buckets(), true);
-      std::vector<value_type const*> bases(gathered_bases.begin(), gathered_bases.end());
-      nn::binder<value_type const> read(bases);
-      bound = network.bind(read);
       forget_gathered();
-    } else {
-      if constexpr (rounds) copy = flat_buffer<value_type>(flat_size);
-      nn::binder<value_type const> read(blocks_read());
-      bound = network.bind(read);
+    } else if constexpr (rounds) {
+      copy = flat_buffer<value_type>(flat_size);
     }
   }
   value_type* blocks_read() {
@@ -367,11 +384,11 @@ class model_state {
     else return master.data();
   }
   void initialize(std::uint64_t seed) {
-    if constexpr (!compact_master) nn::initialize(spec_list, master.data(), seed);
+    if constexpr (!compact_master) nn::initialize(network.specs, master.data(), seed);
     else
       for (std::size_t b = 0; b < own_buckets(); ++b) {
         std::vector<float> all(std::size_t(buckets[b].range.size()));
-        nn::initialize(clip(spec_list, buckets[b].range), all.data(), seed);
+        nn::initialize(clip(network.specs, buckets[b].range), all.data(), seed);
         std::copy_n(all.data() + (buckets[b].own.begin - buckets[b].range.begin), buckets[b].own.size(), master_of(b));
       }
     restored();
@@ -422,7 +439,7 @@ class model_state {
   void forget_gathered() { is_gathered.assign(own_buckets(), false); }
   /// Brings layer i into its buffer, which another layer may have been in.
   void gather_layer(index_t i) {
-    index_t const layers = index_t(network.layers.layers.size());
+    index_t const layers = network.layers;
     if (stage < 3 || i < 0 || i >= layers) return;
     bool away = false;
     for_layer(i, [&](std::size_t b) { away = away || !is_gathered[b]; });
@@ -432,7 +449,7 @@ class model_state {
   }
   void before_layer(index_t i, bool backward, bool writes_gradients) {
     gather_layer(i);
-    for_layer(i, [&](std::size_t b) { need(b), hash_read(b, network.layers.first + i, backward); });
+    for_layer(i, [&](std::size_t b) { need(b), hash_read(b, network.first_layer + i, backward); });
     gather_layer(backward ? i - 1 : i + 1);
     if (rotates && backward && writes_gradients)
       for_layer(i + 2, [&](std::size_t b) {
@@ -448,16 +465,11 @@ class model_state {
   struct written_buffers {
     std::vector<flat_buffer<float>> memory;
     std::vector<float*> bases;
-    gradients_type bound;
   };
   void allocate_gradients() {
     if (!plan.eager) {
       whole.emplace(flat_gradients(),
-                    micro_batch_range{plan.group * plan.accumulate, plan.accumulate, plan.groups * plan.accumulate},
-                    [&](float* p) {
-                      nn::binder<float> b(p);
-                      return network.bind(b);
-                    });
+                    micro_batch_range{plan.group * plan.accumulate, plan.accumulate, plan.groups * plan.accumulate});
       std::vector<comm::tree_node> nodes;  // of all replicas
       for (int g = 0; g < plan.groups; ++g) {
         auto const theirs =
@@ -470,10 +482,7 @@ class model_state {
     }
     written.emplace();
     written->bases = place(written->memory, buckets.size(), rotates);
-    nn::binder<float> b(std::span<float* const>(written->bases));
-    written->bound = network.bind(b);
-    shards.emplace(compact_gradients(), micro_batch_range{0, plan.accumulate, plan.accumulate},
-                   [](float*) { return 0; });
+    shards.emplace(compact_gradients(), micro_batch_range{0, plan.accumulate, plan.accumulate});
     for (holders* h : {&replicas, expert_replicas ? &*expert_replicas : nullptr})
       if (h) {
         h->nodes_of_rank.assign(std::size_t(h->size), 1);
@@ -485,10 +494,9 @@ class model_state {
     auto const range = buckets[b].range;
     if (range.size() == 0) return;
     if (receipts)
-      hash_gradient(receipt::event::gradient, b, range,
-                    plan.eager ? written->bases[b] : whole->next().values.data() + range.begin);
+      hash_gradient(receipt::event::gradient, b, range, plan.eager ? written->bases[b] : whole->next() + range.begin);
     if (plan.eager) {
-      float* const to = shards->next().values.data() + buckets[b].compact;
+      float* const to = shards->next() + buckets[b].compact;
       reductions[b] = holders_of(b).stream.enqueue([this, b, to](C& group) {
         float const* const mine = written->bases[b];
         reduce(group, b, summands(std::span(&mine, 1)), to);
@@ -503,15 +511,15 @@ class model_state {
       ops::add(exec, ops::add_args<float, float>{sum, other, n});
     });
     if (!whole->is_last()) return;
-    result = whole->nodes()[0]->values.data();
+    result = whole->nodes()[0];
     if (replicas.size == 1) return;
     if (receipts && plan.accumulate > 1)
-      for (auto* node : whole->nodes())
-        hash_gradient(receipt::event::gradient_sum, b, range, node->values.data() + range.begin);
+      for (float const* node : whole->nodes())
+        hash_gradient(receipt::event::gradient_sum, b, range, node + range.begin);
     reductions[b] =
         replicas.stream.enqueue([this, b, nodes = whole->nodes(), to = result + buckets[b].own.begin](C& group) {
           std::array<float const*, 32> mine;
-          for (std::size_t i = 0; i < nodes.size(); ++i) mine[i] = nodes[i]->values.data() + buckets[b].range.begin;
+          for (std::size_t i = 0; i < nodes.size(); ++i) mine[i] = nodes[i] + buckets[b].range.begin;
           reduce(group, b, summands(std::span(mine).first(nodes.size())), to);
         });
   }
@@ -530,8 +538,7 @@ class model_state {
   }
   /// The reduced gradient of what this replica owns of bucket b.
   owned_sum gradient(std::size_t b) {
-    return owned_sum(plan.eager ? shards->nodes()[0]->values.data() + buckets[b].compact
-                                : result + buckets[b].own.begin);
+    return owned_sum(plan.eager ? shards->nodes()[0] + buckets[b].compact : result + buckets[b].own.begin);
   }
   /// Stage 0: every replica updates everything, so it needs all gradients.
   void spread_gradients() {
@@ -569,8 +576,8 @@ class model_state {
   /// f(spec, number among all) for the parameters of bucket b.
   template <class F>
   void for_each_in(std::size_t b, F&& f) {
-    for (std::size_t i = 0; i < spec_list.size(); ++i)
-      if (auto const& s = spec_list[i]; intersection(stretch_of(s), buckets[b].range).size() > 0)
+    for (std::size_t i = 0; i < network.specs.size(); ++i)
+      if (auto const& s = network.specs[i]; intersection(stretch_of(s), buckets[b].range).size() > 0)
         f(s, tensor_numbers[i]);
   }
   /// Of parameters that this rank counts, what it owns goes into the total of all ranks.
@@ -579,7 +586,7 @@ class model_state {
   }
   void hash_result(index_t layer, bool backward, void const* values, std::size_t bytes, index_t n) {
     using receipt::event;
-    index_t const begin = network.layers.first, end = begin + index_t(network.layers.layers.size());
+    index_t const begin = network.first_layer, end = begin + network.layers;
     bool const received = backward ? layer == end && !network.has_head : layer < begin && !network.has_embedding;
     receipts->start(
         backward ? (received ? event::received_back : event::backward) : (received ? event::received : event::forward),
@@ -659,13 +666,12 @@ class model_state {
   }
 
   Context& exec;
-  Network const& network;
+  model_outline network;
   comm::mesh<C>& mesh;
   sample_plan plan;
   std::filesystem::path offload_folder;
-  std::vector<parameter_spec> spec_list, counted;
-  std::vector<nn::bucket_begin> begins;
-  index_t flat_size = 0, compact = 0;
+  index_t flat_size, compact = 0;
+  std::vector<parameter_spec> counted;
   std::vector<bucket> buckets;
   std::size_t table_bucket = 0;  ///< of the embedding's own gradient; 0: there is none
   std::vector<std::vector<parameter_spec>> clipped;
@@ -674,20 +680,54 @@ class model_state {
   flat_buffer<value_type> copy;
   std::vector<flat_buffer<value_type>> gathered;
   std::vector<value_type*> gathered_bases;
-  parameters_type bound;
   std::vector<char> is_gathered;
 
-  std::optional<gradient_tree<gradients_type>> whole;  ///< lazy
-  std::optional<written_buffers> written;              ///< eager
-  std::optional<gradient_tree<int>> shards;            ///< eager
+  std::optional<gradient_tree> whole;      ///< lazy
+  std::optional<written_buffers> written;  ///< eager
+  std::optional<gradient_tree> shards;     ///< eager
   float* result = nullptr;
   std::vector<ops::norm_part> norm_parts;
   receipt::recorder* receipts = nullptr;
-  std::vector<std::size_t> tensor_numbers;  ///< of `spec_list`, in the recorder
+  std::vector<std::size_t> tensor_numbers;  ///< of `network.specs`, in the recorder
 
   std::vector<typename comm::stream<C>::request> gathers, reductions;
   holders replicas;  // last, with what follows: its work is done before what it works on goes away
   std::optional<holders> expert_replicas;
+};
+
+/// The buffers of one rank, bound to a model's blocks: all that depends on their types.
+template <class Set, class Network, comm::Communicator C, class Context>
+class model_state : public rank_buffers<Set, C, Context> {
+  using buffers = rank_buffers<Set, C, Context>;
+
+ public:
+  using parameters_type = typename Network::template parameters<typename buffers::value_type const>;
+  using gradients_type = typename Network::template parameters<float>;
+
+  /// @param net all of a model, or a stage of it; lives longer; the rest as for `rank_buffers`
+  model_state(Context& context, Network const& net, comm::mesh<C>& ranks, sample_plan const& samples,
+              std::uint64_t seed, std::filesystem::path const& folder)
+      : buffers(context, model_outline(net), ranks, samples, seed, folder), network(net) {
+    auto const bases = this->parameter_bases();
+    nn::binder<typename buffers::value_type const> read(bases);
+    read_by_blocks = net.bind(read);
+  }
+  parameters_type const& parameters() const { return read_by_blocks; }
+  /// The gradients that the next micro-batch writes over.
+  gradients_type const& next_gradients() {
+    this->prepare_gradients();
+    float const* const begin = this->gradients_begin();
+    for (auto const& [at, gradients] : written_by_blocks)
+      if (at == begin) return gradients;
+    auto const bases = this->gradient_bases();
+    nn::binder<float> write(bases);
+    return written_by_blocks.emplace_back(begin, network.bind(write)).second;
+  }
+
+ private:
+  Network const& network;
+  parameters_type read_by_blocks;
+  std::deque<std::pair<float const*, gradients_type>> written_by_blocks;  ///< and where each begins
 };
 
 }  // namespace tenon::parallel

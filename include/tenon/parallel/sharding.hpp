@@ -13,6 +13,9 @@
 
 namespace tenon::parallel {
 
+/// Which of the buffers of a model is meant.
+enum class state_kind { parameters, first, second };
+
 /// Elements [begin, end) of a flat buffer.
 struct stretch {
   index_t begin = 0, end = 0;

@@ -15,7 +15,6 @@
 #include <tenon/core/parameter.hpp>
 #include <tenon/exec/host/thread_pool.hpp>
 #include <tenon/optim/loss_scale.hpp>
-#include <tenon/parallel/model_state.hpp>
 #include <tenon/parallel/receipt.hpp>
 #include <tenon/parallel/sharding.hpp>
 #include <tenon/train/options.hpp>
