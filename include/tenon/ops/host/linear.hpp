@@ -200,21 +200,26 @@ void multiply_one_row(exec::host_context& ctx, Args const& a) {
   });
 }
 
-/// More rows: a strip of weights is unpacked first.
-template <weight_format F>
-void multiply_rows(exec::host_context& ctx, linear_args const& a) {
+/// More rows: a strip of weights is unpacked first, and those of the next one come meanwhile.
+template <std::same_as<linear_args> Args>
+void multiply_rows(exec::host_context& ctx, Args const& a) {
   auto const x = a.quantized;
   linear_leaves const leaves(a.weight.cols, a.leaf, weight_group);
   linear_output const output(a);
   index_t const panel = weight_panel::floats(leaves.groups), panels = panel * linear_tile::panels;
+  index_t const steps = leaves.groups * (linear_tile::panels + ceil_div(x.extent(0), linear_tile::tokens));
   linear_strips(ctx, a, linear_tile::cols, panels + linear_tile::size + leaves.node_values())
       .run([&](linear_strips::strip const& s) {
-        for (index_t p = 0; p < linear_tile::panels; ++p)
-          unpack_panel<F>(s.weights + p * lanes * s.stride, s.stride, a.weight.cols, s.own + p * panel);
+        index_t const bytes = linear_tile::cols * s.stride;
+        linear_fetch next{s.ahead.next, bytes, round_up(ceil_div(bytes, steps), cache_line_bytes)};
+        with_block_format(s.format, [&]<class F>(F) {
+          for (index_t p = 0; p < linear_tile::panels; ++p)
+            unpack_panel<F::value>(s.weights + p * lanes * s.stride, s.stride, a.weight.cols, next, s.own + p * panel);
+        });
         float* const sums = s.own + panels;
-        linear_strip const unpacked{traits_of(F), leaves, s.own, panel, sums + linear_tile::size};
+        linear_strip const unpacked{traits_of(s.format), leaves, s.own, panel, sums + linear_tile::size};
         for (index_t i = 0, done; i < x.extent(0); i += done) {
-          done = multiply_tokens(unpacked, row(x, i), x.stride(0), x.extent(0) - i, sums);
+          done = multiply_tokens(unpacked, row(x, i), x.stride(0), x.extent(0) - i, next, sums);
           output.store(sums, i, s, int(done), linear_tile::cols);
         }
       });
@@ -268,15 +273,14 @@ struct kernel_for<linear_t, device::host> {
       kernel_for<quantize_rows_t, device::host>::run(ctx, quantize_rows_args{a.x, made});
       a.quantized = made;
     }
-    if (in_blocks && t == 1) return detail::multiply_one_row(ctx, a);
+    if (in_blocks) return t == 1 ? detail::multiply_one_row(ctx, a) : detail::multiply_rows(ctx, a);
     index_t first = 0;
     detail::for_pieces(a, [&](weight_view const& piece) {
       Args part = a;
       part.weight = piece, part.below = {}, part.y = columns_of(a.y, first, piece.rows);
       if (a.bias) part.bias = a.bias + first;
       if (!a.residual.empty()) part.residual = columns_of(a.residual, first, piece.rows);
-      if (!in_blocks) multiply_numbers(ctx, part);
-      else with_block_format(piece.format, [&]<class F>(F) { detail::multiply_rows<F::value>(ctx, part); });
+      multiply_numbers(ctx, part);
       first += piece.rows;
     });
   }
@@ -341,9 +345,10 @@ struct kernel_for<table_rows_t, device::host> {
     detail::weight_traits const traits = detail::traits_of(table.format);
     weight_layout const& layout = layout_of(table.format);
     float groups[8 * panel::group_floats];
+    detail::linear_fetch nothing{};
     for (index_t b = 0; b < table.cols / layout.values; ++b) {
       with_block_format(table.format, [&]<class F>(F) {
-        detail::unpack_panel<F::value>(table.row(r) + b * layout.bytes, 0, layout.values, groups);
+        detail::unpack_panel<F::value>(table.row(r) + b * layout.bytes, 0, layout.values, nothing, groups);
       });
       for (index_t i = 0; i < layout.values; ++i) {
         float const* const group = groups + i / detail::weight_group * panel::group_floats;

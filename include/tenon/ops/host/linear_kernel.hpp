@@ -157,10 +157,23 @@ struct weight_panel {
   static index_t floats(index_t groups) { return groups * group_floats; }
 };
 
+/// The weights that are unpacked next, for the second-level cache: they come while those before them are multiplied.
+struct linear_fetch {
+  std::byte const* at;
+  index_t left;  ///< bytes
+  index_t each;  ///< so many at a time
+  TENON_ALWAYS_INLINE void some() {
+    if (left <= 0) return;
+    for (index_t i = 0; i < each; i += cache_line_bytes) __builtin_prefetch(at + i, 0, 2);
+    at += each, left -= each;
+  }
+};
+
 template <weight_format F>
-TENON_NOINLINE void unpack_panel(std::byte const* p, index_t stride, index_t cols, float* panel) {
+TENON_NOINLINE void unpack_panel(std::byte const* p, index_t stride, index_t cols, linear_fetch& next, float* panel) {
   constexpr weight_traits traits = traits_of(F);
   for_each_group<F>(p, stride, cols, [&](index_t, weight_group_rows const& g) TENON_INLINE_LAMBDA {
+    next.some();
     for (int c = 0; c < 8; ++c) simd::store(panel + c * lanes, simd::from_bits(g.bytes[c]));
     simd::store(panel + weight_panel::scale, g.scale);
     for (int h = 0; h < (traits.halves ? 2 : 1); ++h) {
@@ -182,7 +195,8 @@ struct linear_strip {
 
 /// out [T, linear_tile::cols] = T rows of x, `stride` blocks apart, times the strip's weights.
 template <int T, bool Halves, bool Wide>
-TENON_NOINLINE void multiply_tile(linear_strip const& strip, quantized_block const* x, index_t stride, float* out) {
+TENON_NOINLINE void multiply_tile(linear_strip const& strip, quantized_block const* x, index_t stride,
+                                  linear_fetch& next, float* out) {
   constexpr int P = linear_tile::panels, N = T * P;
   auto const each = [](auto&& f)
                         TENON_INLINE_LAMBDA { unrolled<N>([&](auto i) TENON_INLINE_LAMBDA { f(i, i / P, i % P); }); };
@@ -190,7 +204,9 @@ TENON_NOINLINE void multiply_tile(linear_strip const& strip, quantized_block con
   each([&](int i, int, int) TENON_INLINE_LAMBDA { sum[i] = simd::zeros(); });
   float const* group[P];
   for (int p = 0; p < P; ++p) group[p] = strip.panel + p * strip.panel_floats;
+  linear_fetch fetch = next;
   for (index_t b = 0; b < strip.leaves.groups; ++b, ++x) {
+    fetch.some();
     auto const at = [&](int t) TENON_INLINE_LAMBDA -> quantized_block const& { return x[t * stride]; };
     simd::i32x16 dot[N];
     auto const add_values = [&](int first, int last) TENON_INLINE_LAMBDA {
@@ -245,19 +261,20 @@ TENON_NOINLINE void multiply_tile(linear_strip const& strip, quantized_block con
     for (int p = 0; p < P; ++p) group[p] += weight_panel::group_floats;
   }
   each([&](int i, int, int) TENON_INLINE_LAMBDA { simd::store(out + i * lanes, sum[i]); });
+  next = fetch;
 }
 
 /// The widest tile of at most `left` tokens; returns how many it did.
 inline int multiply_tokens(linear_strip const& strip, quantized_block const* x, index_t stride, index_t left,
-                           float* out) {
+                           linear_fetch& next, float* out) {
   int done = 0;
   auto const try_tile = [&]<int T>(std::integral_constant<int, T>) {
     if (done || left < T || T > linear_tile::tokens) return;
     done = T;
-    if (strip.traits.halves) multiply_tile<T, true, false>(strip, x, stride, out);
+    if (strip.traits.halves) multiply_tile<T, true, false>(strip, x, stride, next, out);
     else if (strip.traits.wide && !TENON_SIMD_VNNI())
-      multiply_tile<T, false, !TENON_SIMD_VNNI()>(strip, x, stride, out);
-    else multiply_tile<T, false, false>(strip, x, stride, out);
+      multiply_tile<T, false, !TENON_SIMD_VNNI()>(strip, x, stride, next, out);
+    else multiply_tile<T, false, false>(strip, x, stride, next, out);
   };
   if constexpr (linear_tile::tokens >= 6) {
     try_tile(std::integral_constant<int, 6>());
