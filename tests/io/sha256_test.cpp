@@ -46,6 +46,19 @@ TEST_CASE("sha256 does not depend on how the stream is cut") {
   }
 }
 
+TEST_CASE("sha256 of each of some messages is that of each alone") {
+  std::vector<std::byte> bytes(100000);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * i >> 5);
+  std::vector<std::span<std::byte const>> messages;
+  std::vector<std::string> expected;
+  CHECK(tenon::io::sha256_hex_of_each(messages).empty());
+  for (std::size_t length : {7u, 0u, 64u, 50000u, 63u, 128u, 128u, 65u, 1000u, 12345u, 1u}) {
+    messages.push_back(std::span(bytes).subspan(3 * messages.size(), length));
+    expected.push_back(tenon::io::sha256_hex(messages.back()));
+    CHECK(tenon::io::sha256_hex_of_each(messages) == expected);
+  }
+}
+
 TEST_CASE("sha256: portable code and the processor's instructions agree") {
 #if TENON_SHA_INSTRUCTIONS()
   if (!tenon::io::detail::has_sha_instructions()) {
@@ -56,7 +69,7 @@ TEST_CASE("sha256: portable code and the processor's instructions agree") {
   for (std::size_t i = 0; i < data.size(); ++i) data[i] = std::uint8_t(i * i >> 3);
   std::uint32_t a[8] = {1, 2, 3, 4, 5, 0xffffffff, 7, 8}, b[8] = {1, 2, 3, 4, 5, 0xffffffff, 7, 8};
   tenon::io::detail::sha256_blocks(a, data.data(), 33);
-  tenon::io::detail::sha256_blocks_by_instructions(b, data.data(), 33);
+  tenon::io::detail::sha256_blocks_by_instructions(33, tenon::io::detail::sha256_message{b, data.data()});
   for (int i = 0; i < 8; ++i) CHECK(a[i] == b[i]);
 #else
   MESSAGE("skipped: built without SHA instructions");

@@ -3,6 +3,7 @@
 /// @file Files and folders that are there whole or not at all, whatever happens while they are written.
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -14,7 +15,8 @@
 
 namespace tenon::io {
 
-/// What a writer function writes to. Small pieces are gathered; large ones go straight to the file.
+/// What a writer function writes to. Small pieces are gathered; large ones go straight to the file, and straight to the
+/// disk, past the page cache, when they lie at a page of memory and come to lie at one of the file.
 /// @error file_error(io_failed) from any member when the disk is full or the like
 class file_writer {
  public:
@@ -35,23 +37,44 @@ class file_writer {
   std::size_t bytes_written() const { return total; }
 
  private:
-  static constexpr std::size_t capacity = std::size_t(1) << 18;
+  static constexpr std::size_t capacity = std::size_t(1) << 18, page = 4096;
   void put(void const* data, std::size_t bytes) {
     constexpr std::size_t piece = std::size_t(1) << 24;
     for (auto const* p = static_cast<char const*>(data); bytes;) {
-      std::size_t const n = bytes < piece ? bytes : piece;
-      if (int const code = detail::write_all(file, p, n))
-        detail::fail(name, "cannot write, and what was there before is untouched", code);
+      std::size_t n = bytes < piece ? bytes : piece;
+      bool const direct = n >= page && (place | reinterpret_cast<std::uintptr_t>(p)) % page == 0 && bypass_cache(true);
+      if (direct) n -= n % page;
+      else bypass_cache(false);
+      ssize_t const done = ::write(file, p, n);
+      if (done < 0 && errno == EINTR) continue;
+      if (done < 0 && errno == EINVAL && direct) {  // some file systems say so only now
+        can_bypass = false;
+        continue;
+      }
+      if (done <= 0)
+        detail::fail(name, "cannot write, and what was there before is untouched", done < 0 ? errno : ENOSPC);
 #ifdef SYNC_FILE_RANGE_WRITE
-      (void)::sync_file_range(file, 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk begins now, not at the end
+      if (!direct) (void)::sync_file_range(file, 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk begins now, not at the end
 #endif
-      p += n, bytes -= n;
+      p += done, bytes -= std::size_t(done), place += std::size_t(done);
     }
+  }
+  /// Whether what is written from here on goes past the page cache.
+  bool bypass_cache([[maybe_unused]] bool wanted) {
+#ifdef O_DIRECT
+    wanted = wanted && can_bypass;
+    if (wanted != bypasses) {
+      if (::fcntl(file, F_SETFL, wanted ? O_DIRECT : 0) == 0) bypasses = wanted;
+      else can_bypass = false;
+    }
+#endif
+    return bypasses;
   }
   int file;
   path const& name;
   std::unique_ptr<char[]> buffer;
-  std::size_t filled = 0, total = 0;
+  std::size_t filled = 0, total = 0, place = 0;
+  bool can_bypass = true, bypasses = false;
 };
 
 namespace detail {

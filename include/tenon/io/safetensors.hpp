@@ -197,7 +197,8 @@ inline std::vector<placed_tensor> place_tensors(path const& file, std::span<tens
   return placed;
 }
 
-/// The JSON header, padded with spaces so that the buffer begins at a multiple of 64.
+/// The JSON header, padded with spaces so that the buffer begins at a page: what lies at a page of memory too goes
+/// straight to the disk.
 inline std::string safetensors_header_text(std::span<placed_tensor const> placed,
                                            safetensors_file::text_map const& metadata) {
   std::string out = "{";
@@ -223,7 +224,7 @@ inline std::string safetensors_header_text(std::span<placed_tensor const> placed
     begin += p.bytes;
   }
   out += '}';
-  while ((out.size() + 8) % 64) out += ' ';
+  out.append((4096 - (out.size() + 8) % 4096) % 4096, ' ');
   return out;
 }
 
@@ -248,13 +249,19 @@ inline void write_safetensors(path const& file, std::span<tensor_to_write const>
     out.write(&length, sizeof length);
     out.write(header);
     std::vector<std::byte> content;
+    std::span<std::byte const> run;  // tensors that lie behind each other in memory too are written as one
     for (auto const& p : placed) {
+      auto const* data = static_cast<std::byte const*>(p.tensor->data);
+      if (p.tensor->fill || data != run.data() + run.size()) out.write(std::exchange(run, {data, 0}));
       if (p.tensor->fill) {
         content.resize(p.bytes);
         p.tensor->fill(content);
+        out.write(content);
+      } else {
+        run = {run.data(), run.size() + p.bytes};
       }
-      out.write(p.tensor->fill ? content.data() : p.tensor->data, p.bytes);
     }
+    out.write(run);
   });
 }
 inline void write_safetensors(path const& file, std::initializer_list<tensor_to_write> tensors,

@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -23,6 +24,7 @@
 #include <nlohmann/json.hpp>
 
 #include <tenon/comm/check.hpp>
+#include <tenon/core/arena.hpp>
 #include <tenon/core/error.hpp>
 #include <tenon/core/parameter.hpp>
 #include <tenon/io/atomic_file.hpp>
@@ -81,10 +83,11 @@ struct checkpoint_tensor {
   state_kind kind;
   parameter_spec const* spec;
   int rank = 0;       ///< writes it
-  index_t begin = 0;  ///< where, in values, it begins among those that this rank writes
+  index_t begin = 0;  ///< where, in values, it begins in the copy of those that this rank writes
   std::string file{};
 };
-/// All of them, shared out among the ranks: a function of the model, the optimizer and the number of ranks.
+/// All of them, shared out among the ranks: a function of the model, the optimizer and the number of ranks. Those of a
+/// file lie in the copy as in the file, from a page on: they go to the disk from there.
 template <class World>
 std::vector<checkpoint_tensor> checkpoint_tensors(any_trainer<World> const& trainer, int ranks) {
   std::vector<checkpoint_tensor> all;
@@ -96,11 +99,9 @@ std::vector<checkpoint_tensor> checkpoint_tensors(any_trainer<World> const& trai
   }
   for (auto const& t : all) sizes.push_back(t.spec->size());
   auto const rank_of = share_out(sizes, ranks);
-  std::vector<index_t> ends(static_cast<std::size_t>(ranks));
   std::map<std::pair<bool, int>, int> number;  // of the file that a rank writes, of each of the two kinds
   for (std::size_t i = 0; i < all.size(); ++i) {
     all[i].rank = rank_of[i];
-    all[i].begin = std::exchange(ends[std::size_t(rank_of[i])], ends[std::size_t(rank_of[i])] + sizes[i]);
     number[{all[i].kind == state_kind::parameters, rank_of[i]}];
   }
   int files[2] = {0, 0};
@@ -112,6 +113,16 @@ std::vector<checkpoint_tensor> checkpoint_tensors(any_trainer<World> const& trai
       std::snprintf(part, sizeof part, "-%05d-of-%05d", number.at({is_model, t.rank}), files[is_model]);
     t.file = std::string(is_model ? "model" : "optimizer") + part + ".safetensors";
   }
+  std::sort(all.begin(), all.end(), [](checkpoint_tensor const& a, checkpoint_tensor const& b) {
+    return std::tie(a.file, a.name) < std::tie(b.file, b.name);
+  });
+  std::vector<index_t> ends(static_cast<std::size_t>(ranks));
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    constexpr index_t page = 4096 / sizeof(float);
+    index_t& end = ends[std::size_t(all[i].rank)];
+    if (i == 0 || all[i].file != all[i - 1].file) end = (end + page - 1) / page * page;
+    all[i].begin = std::exchange(end, end + all[i].spec->size());
+  }
   return all;
 }
 
@@ -119,13 +130,15 @@ std::vector<checkpoint_tensor> checkpoint_tensors(any_trainer<World> const& trai
 /// thread. Some MiB at a time, so that this takes no more memory than that.
 template <class World>
 void gather_snapshot(any_trainer<World> const& trainer, std::vector<checkpoint_tensor> const& tensors,
-                     std::vector<float>& mine) {
+                     memory_block& copy) {
   using parallel::stretch;
   auto& world = trainer.world;
   auto const ranks = std::size_t(world.size()), me = std::size_t(world.rank());
   std::vector<index_t> sizes(ranks);
-  for (auto const& t : tensors) sizes[std::size_t(t.rank)] += t.spec->size();
-  mine.resize(std::size_t(sizes[me]));
+  for (auto const& t : tensors)
+    sizes[std::size_t(t.rank)] = std::max(sizes[std::size_t(t.rank)], t.begin + t.spec->size());
+  if (std::size_t const bytes = std::size_t(sizes[me]) * sizeof(float); copy.size() < bytes) copy = memory_block(bytes);
+  auto* const mine = reinterpret_cast<float*>(copy.data());
   index_t const all = *std::max_element(sizes.begin(), sizes.end()),
                 piece = std::max<index_t>(index_t(1) << 16, (index_t(1) << 22) / index_t(ranks));
   // A stretch of values under way: where in the receiver's copy, how many, and the values.
@@ -151,7 +164,7 @@ void gather_snapshot(any_trainer<World> const& trainer, std::vector<checkpoint_t
         float const* const from = values + (run.begin - t.begin - there);
         if (std::size_t(t.rank) == me)
           return trainer.pool.for_range(run.size(), index_t(1) << 18, [&](index_t i, index_t end) {
-            std::copy(from + i, from + end, mine.data() + run.begin + i);
+            std::copy(from + i, from + end, mine + run.begin + i);
           });
         auto& to = out[std::size_t(t.rank)];
         index_t const head[2] = {run.begin, run.size()};
@@ -174,7 +187,7 @@ void gather_snapshot(any_trainer<World> const& trainer, std::vector<checkpoint_t
       for (std::size_t at = 0; at < bytes.size();) {
         index_t head[2];
         std::memcpy(head, bytes.data() + at, sizeof head);
-        std::memcpy(mine.data() + head[0], bytes.data() + at + sizeof head, std::size_t(head[1]) * sizeof(float));
+        std::memcpy(mine + head[0], bytes.data() + at + sizeof head, std::size_t(head[1]) * sizeof(float));
         at += sizeof head + std::size_t(head[1]) * sizeof(float);
       }
   }
@@ -206,7 +219,7 @@ class checkpoint_writer {
   /// where it will be.
   io::path save() {
     wait();
-    gather_snapshot(trainer, tensors, values);
+    gather_snapshot(trainer, tensors, copy);
     state = describe(trainer, text);
     char name[32];
     std::snprintf(name, sizeof name, "step-%08td", trainer.steps);
@@ -269,27 +282,24 @@ class checkpoint_writer {
   /// This rank's; returns what state.json says of them.
   json write_files(io::path const& to) {
     std::map<std::string, std::vector<io::tensor_to_write>> own;
+    std::vector<std::span<std::byte const>> bytes;  // of each, in the same order
     for (auto const& t : tensors)
-      if (t.rank == group.rank())
-        own[t.file].push_back(io::stored_as(t.name, shape_of(*t.spec), values.data() + t.begin));
+      if (t.rank == group.rank()) {
+        auto const* const values = reinterpret_cast<float const*>(copy.data()) + t.begin;
+        own[t.file].push_back(io::stored_as(t.name, shape_of(*t.spec), values));
+        bytes.push_back(std::as_bytes(std::span(values, std::size_t(t.spec->size()))));
+      }
     json files = json::object();
     // Digests while the disk is busy.
-    auto digests = std::async(std::launch::async, [&] {
-      std::map<std::string, std::string> of;
-      for (auto const& t : tensors)
-        if (t.rank == group.rank())
-          of[t.name] = io::sha256_hex(
-              std::as_bytes(std::span(values).subspan(std::size_t(t.begin), std::size_t(t.spec->size()))));
-      return of;
-    });
+    auto digests = std::async(std::launch::async, [&] { return io::sha256_hex_of_each(bytes); });
     for (auto const& [name, content] : own) {
       io::write_safetensors(to / name, content, {{"format", "pt"}});
       files[name] = {{"bytes", std::filesystem::file_size(to / name)},
                      {"header", io::sha256_hex(io::safetensors_file(to / name).header())}};
     }
     auto const of = digests.get();
-    for (auto const& [name, content] : own)
-      for (auto const& t : content) files[name]["tensors"][t.name] = of.at(t.name);
+    for (std::size_t i = 0; auto const& [name, content] : own)
+      for (auto const& t : content) files[name]["tensors"][t.name] = of[i++];
     return files;
   }
   /// What Hugging Face's libraries find the tensors of several files by.
@@ -314,7 +324,7 @@ class checkpoint_writer {
   retention kept;
   World group;  // the writing threads'
   std::vector<checkpoint_tensor> tensors;
-  std::vector<float> values;  // of the tensors that this rank writes
+  memory_block copy;  // of the tensors that this rank writes
   json state;
   std::optional<io::file_lock> lock;
   std::exception_ptr failure;
