@@ -91,11 +91,9 @@ void run(io::path const& folder, std::map<std::string, long>& flag) {
   }
   double const without = median(plain), with = median(saving);
   std::printf(
-      "%.1f million parameters, %.0f MB: dd %.0f MB/s, dd without the page cache %.0f MB/s; written %.0f MB/s (%.0f "
-      "%%, "
-      "%.0f %%) with %.2f s of a core, verified %.0f MB/s, verified and loaded %.0f MB/s\n%ld steps take %.2f s, with "
-      "a "
-      "checkpoint %.2f s: %.1f %%; the copy alone %.3f s\n",
+      "%.1f million parameters, %.0f MB: dd %.0f MB/s, dd past the page cache %.0f MB/s\n"
+      "written %.0f MB/s (%.0f %%, %.0f %%) with %.2f s of a core, verified %.0f MB/s, verified and loaded %.0f MB/s\n"
+      "%ld steps take %.2f s, with a checkpoint %.2f s: %.1f %%; the copy alone %.3f s\n",
       bytes / 12e6, bytes / 1e6, median(disk) / 1e6, median(disk_direct) / 1e6, median(written) / 1e6,
       100 * median(written) / median(disk), 100 * median(written) / median(disk_direct), median(busy),
       median(verified) / 1e6, median(loaded) / 1e6, flag["steps"], without, with, 100 * (with / without - 1),

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #if defined(__linux__)
@@ -37,6 +41,30 @@ int in_child(std::function<int()> const& f) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
+/// Text that begins at a page of memory.
+struct page_aligned {
+  explicit page_aligned(std::size_t bytes) : memory(new char[bytes + 4096]) {
+    void* p = memory.get();
+    std::size_t space = bytes + 4096;
+    data = static_cast<char*>(std::align(4096, bytes, p, space));
+    for (std::size_t i = 0; i < bytes; ++i) data[i] = char(i * i >> 7);
+    text = {data, bytes};
+  }
+  std::unique_ptr<char[]> memory;
+  char* data;
+  std::string_view text;
+};
+/// How many of a file's pages are in the page cache.
+std::ptrdiff_t pages_in_cache(fs::path const& file) {
+  auto const d = io::detail::descriptor::open(file, O_RDONLY);
+  std::size_t const bytes = fs::file_size(file);
+  void* const p = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, d.get(), 0);
+  std::vector<unsigned char> in((bytes + 4095) / 4096);
+  REQUIRE(::mincore(p, bytes, in.data()) == 0);
+  ::munmap(p, bytes);
+  return std::count_if(in.begin(), in.end(), [](unsigned char flags) { return flags & 1; });
+}
+
 }  // namespace
 
 TEST_CASE("write_file_atomically replaces a file, keeps its mode and follows links") {
@@ -57,6 +85,38 @@ TEST_CASE("write_file_atomically replaces a file, keeps its mode and follows lin
   CHECK(fs::is_symlink(folder / "link"));
   CHECK((fs::status(folder / "a.txt").permissions() & fs::perms::mask) == fs::perms(0640));
   CHECK(folder.count() == 2);
+}
+
+TEST_CASE("write_file_atomically: what lies at a page of memory and of the file goes past the page cache") {
+  scratch_folder const folder;
+  std::size_t const page = 4096, large = std::size_t(20) << 20;
+  page_aligned const data(large + 5000);
+  auto const written = [&](std::string_view head, std::string_view text) {
+    io::write_file_atomically(folder / "a", [&](io::file_writer& out) {
+      out.write(head);
+      out.write(text);
+      out.write("between");
+      out.write(text);
+    });
+    std::string const whole = std::string(head) + std::string(text) + "between" + std::string(text);
+    CHECK(folder.read("a") == whole);
+  };
+  for (std::size_t bytes : {page, 64 * page, 64 * page + 1, 65 * page - 1})
+    for (std::size_t head : {std::size_t(0), std::size_t(1), page, 3 * page + 8})
+      written(std::string(head, 'h'), data.text.substr(0, bytes));
+  written(std::string(page, 'h'), data.text);
+#ifdef O_DIRECT
+  auto const direct = io::detail::descriptor::open(folder / "probe", O_WRONLY | O_CREAT | O_DIRECT);
+  if (!direct || ::write(direct.get(), data.data, large) != ssize_t(large) || pages_in_cache(folder / "probe") != 0) {
+    MESSAGE("skipped: this file system writes through the page cache");
+    return;
+  }
+  io::write_file_atomically(folder / "a", [&](io::file_writer& out) {
+    out.write(std::string(page, 'h'));
+    out.write(data.text);
+  });
+  CHECK(pages_in_cache(folder / "a") == 2);  // the head, and what is less than a page at the end
+#endif
 }
 
 TEST_CASE("write_file_atomically: a writer that throws leaves everything as it was") {
@@ -85,37 +145,40 @@ TEST_CASE("write_file_atomically names the place and the fix") {
 TEST_CASE("write_file_atomically: short writes and a full disk leave the old file") {
   scratch_folder const folder;
   folder.write("a.txt", "old");
-  std::string const large(300000, 'n');
-  // A limit on the file size makes write() come back short, then fail.
-  int const limited = in_child([&] {
-    std::signal(SIGXFSZ, SIG_IGN);
-    rlimit const limit{100000, 100000};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-    std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
-    return is_one_sentence(m) && m.find("a.txt") != std::string::npos ? 7 : 8;
-  });
-  CHECK(limited == 7);
-  CHECK(folder.read("a.txt") == "old");
-  CHECK(folder.count() == 1);
-#if defined(__linux__)
-  int const full = in_child([&] {
-    if (::unshare(CLONE_NEWNS) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return 50;
-    ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
-    if (::mount("none", folder.path.c_str(), "tmpfs", 0, "size=128k") != 0) return 50;
-    folder.write("a.txt", "old");
-    std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
-    if (m.find("no space is left") == std::string::npos || folder.read("a.txt") != "old" || folder.count() != 1)
-      return 8;
-    std::string const n = message_of([&] {
-      io::atomic_folder checkpoint(folder / "step-1");
-      io::write_file_atomically(checkpoint.path() / "model", large);
-      checkpoint.commit();
+  page_aligned const aligned(300000);
+  std::string const other(aligned.text);
+  for (std::string_view const large : {aligned.text, std::string_view(other)}) {
+    // A limit on the file size makes write() come back short, then fail.
+    int const limited = in_child([&] {
+      std::signal(SIGXFSZ, SIG_IGN);
+      rlimit const limit{100000, 100000};
+      ::setrlimit(RLIMIT_FSIZE, &limit);
+      std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
+      return is_one_sentence(m) && m.find("a.txt") != std::string::npos ? 7 : 8;
     });
-    return n.find("no space is left") != std::string::npos && folder.count() == 1 ? 7 : 9;
-  });
-  if (full == 50) MESSAGE("skipped: may not mount a small disk here");
-  else CHECK(full == 7);
+    CHECK(limited == 7);
+    CHECK(folder.read("a.txt") == "old");
+    CHECK(folder.count() == 1);
+#if defined(__linux__)
+    int const full = in_child([&] {
+      if (::unshare(CLONE_NEWNS) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return 50;
+      ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
+      if (::mount("none", folder.path.c_str(), "tmpfs", 0, "size=128k") != 0) return 50;
+      folder.write("a.txt", "old");
+      std::string const m = message_of([&] { io::write_file_atomically(folder / "a.txt", large); });
+      if (m.find("no space is left") == std::string::npos || folder.read("a.txt") != "old" || folder.count() != 1)
+        return 8;
+      std::string const n = message_of([&] {
+        io::atomic_folder checkpoint(folder / "step-1");
+        io::write_file_atomically(checkpoint.path() / "model", large);
+        checkpoint.commit();
+      });
+      return n.find("no space is left") != std::string::npos && folder.count() == 1 ? 7 : 9;
+    });
+    if (full == 50) MESSAGE("skipped: may not mount a small disk here");
+    else CHECK(full == 7);
 #endif
+  }
 }
 
 TEST_CASE("temporaries of killed runs are removed, those of living ones are not") {

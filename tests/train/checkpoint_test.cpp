@@ -261,6 +261,25 @@ TEST_CASE("checkpoint: which stay") {
   CHECK(folder.count() == 7);
 }
 
+TEST_CASE("checkpoint: tensors lie in the copy as they do in their files, from a page on") {
+  alone t{shape, options(1)};
+  auto const tensors = train::checkpoint_tensors(t, 3);
+  std::set<std::string> files;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    auto const& now = tensors[i];
+    if (files.insert(now.file).second) {
+      CHECK(now.begin % 1024 == 0);
+      continue;
+    }
+    auto const& before = tensors[i - 1];
+    CHECK(before.file == now.file);
+    CHECK(before.rank == now.rank);
+    CHECK(before.name < now.name);
+    CHECK(before.begin + before.spec->size() == now.begin);
+  }
+  CHECK(files.size() == 6);
+}
+
 TEST_CASE("checkpoint: shares are even") {
   using train_shares = std::vector<int>;
   CHECK(train::share_out({5, 1, 1, 1, 2}, 2) == train_shares{0, 1, 1, 1, 1});

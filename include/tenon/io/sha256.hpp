@@ -111,6 +111,7 @@ struct sha256_stream {
     _mm_storeu_si128(at + 1, _mm_alignr_epi8(dchg, feba, 8));
   }
 };
+/// Side by side, not one behind the other: each round waits for the one before, and two streams fill each other's gaps.
 template <class... Streams>
 __attribute__((target("sha,sse4.1"), always_inline)) inline void sha256_absorb(std::size_t count, Streams... stream) {
   for (; count; --count) {
@@ -121,8 +122,7 @@ __attribute__((target("sha,sse4.1"), always_inline)) inline void sha256_absorb(s
   }
   (stream.store(), ...);
 }
-/// Absorbs `count` blocks of each of some messages. Each round waits for the one before, so two messages side by side
-/// take little longer than one.
+/// Absorbs `count` blocks of each of some messages. Never inlined, lest the caller's registers get among its own.
 template <class... Messages>
 __attribute__((target("sha,sse4.1"), noinline)) void sha256_blocks_by_instructions(std::size_t count,
                                                                                    Messages... messages) {
