@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 // One training loop of a GPT-2 shape on random tokens, for benchmarks/training.py. Prints one JSON object.
-//   training_bench --layers=6 --width=384 --heads=6 --context=256 --vocabulary=256 --batch=8 --steps=8 --threads=2 [--table] [--fast]
+//   training_bench --layers=6 --width=384 --heads=6 --context=256 --vocabulary=256 --batch=8 --steps=8 --threads=2 [--table] [--fast] [--receipts]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
@@ -11,9 +12,11 @@
 #include <tenon/exec/host/peak.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/profile/table.hpp>
+#include <tenon/train/receipt.hpp>
 #include <tenon/train/trainer.hpp>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 namespace {
 
@@ -38,13 +41,32 @@ void run(std::map<std::string, long>& flag) {
   t.step(tokens, targets);  // warms up
   profile::recorder recorder;
   if (flag["table"]) t.context().profiler = &recorder;
-  std::vector<double> seconds, peaks;
+  std::vector<double> seconds, peaks, with_receipts;
   double loss = 0;
-  for (long s = 0; s < flag["steps"]; ++s) {
+  auto const time = [](std::vector<double>& to, auto&& f) {
     auto const begin = std::chrono::steady_clock::now();
-    loss = t.step(tokens, targets).loss;
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    f();
+    to.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  };
+  auto const receipts = std::filesystem::temp_directory_path() / ("training_bench-" + std::to_string(::getpid()));
+  for (long s = 0; s < flag["steps"]; ++s) {
+    time(seconds, [&] { loss = t.step(tokens, targets).loss; });
+    if (flag["receipts"]) {  // by turns
+      receipt::keeper keeper(t, receipts, "", {});
+      time(with_receipts, [&] {
+        auto const r = t.step(tokens, targets);
+        keeper.write({r.loss, r.grad_norm});
+      });
+    }
     peaks.push_back(exec::measure_fma_peak(t.context().pool()));  // between the steps: under the same load and clock
+  }
+  std::filesystem::remove_all(receipts);
+  if (flag["receipts"]) {
+    std::vector<double> ratios;
+    for (std::size_t s = 0; s < seconds.size(); ++s) ratios.push_back(with_receipts[s] / seconds[s]);
+    std::sort(ratios.begin(), ratios.end());
+    std::printf("receipts cost %.1f %% of a step (median of %zu pairs)\n", 100 * (ratios[ratios.size() / 2] - 1),
+                ratios.size());
   }
   std::sort(seconds.begin(), seconds.end());
   std::sort(peaks.begin(), peaks.end());
@@ -62,8 +84,9 @@ void run(std::map<std::string, long>& flag) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  std::map<std::string, long> flag{{"layers", 6}, {"width", 384}, {"heads", 6},   {"context", 256}, {"vocabulary", 256},
-                                   {"batch", 8},  {"steps", 8},   {"threads", 2}, {"table", 0},     {"fast", 0}};
+  std::map<std::string, long> flag{{"layers", 6},       {"width", 384}, {"heads", 6},   {"context", 256},
+                                   {"vocabulary", 256}, {"batch", 8},   {"steps", 8},   {"threads", 2},
+                                   {"table", 0},        {"fast", 0},    {"receipts", 0}};
   for (int i = 1; i < argc; ++i) {
     std::string const word = argv[i];
     auto const equals = word.find('=');

@@ -80,24 +80,24 @@ TEST_CASE("receipts: a flipped bit is found on its rank, in its step, layer or t
   run_of_tests t;
   t.fit("good", "data=2"), t.fit("alone", "data=1");
   struct sought {
-    char const *event, *tensor;
+    std::string event, tensor;
     index_t layer;
   };
-  for (auto const& [event, tensor, layer] :
+  for (auto const& what :
        {sought{"forward", "", 0}, sought{"backward", "", 1}, sought{"gradient", "h.1.mlp.c_fc.weight", 0},
         sought{"gradient_sum", "h.0.ln_1.bias", 0}, sought{"reduced", "wte.weight", 0},
         sought{"spread", "h.1.attn.c_proj.weight", 0}, sought{"after", "second.h.0.mlp.c_proj.weight", 0}}) {
-    CAPTURE(event);
-    receipt::flip const fault{1, 3, item_of(t.path("good"), 1, 3, event, tensor, layer), 5, 22};
-    auto const name = std::string("bad ") + event;
+    CAPTURE(what.event);
+    receipt::flip const fault{1, 3, item_of(t.path("good"), 1, 3, what.event, what.tensor, what.layer), 5, 22};
+    auto const name = "bad " + what.event;
     t.fit(name, "data=2", {.fault = fault});
     auto const c = t.compare(name, "good");
     REQUIRE(c.first);
     CHECK(c.first->step == 3);
     CHECK(c.first->ranks == std::vector<int>{1});
-    CHECK(c.first->event == event);
-    CHECK(c.first->tensor == tensor);
-    CHECK(c.first->layer == layer);
+    CHECK(c.first->event == what.event);
+    CHECK(c.first->tensor == what.tensor);
+    CHECK(c.first->layer == what.layer);
     CHECK(c.first->sentence.find("on rank 1 was") != std::string::npos);
     auto const other = t.compare(name, "alone");
     REQUIRE(other.first);
@@ -115,12 +115,12 @@ TEST_CASE("receipts: a flipped bit is found on its rank, in its step, layer or t
 TEST_CASE("receipts: memory that changes between steps ends the run, and nothing is saved") {
   run_of_tests t;
   t.fit("good", "data=2");
-  for (char const* tensor :
+  for (std::string const tensor :
        {"h.1.mlp.c_fc.weight", "first.wte.weight", "second.h.0.ln_1.weight", "rounded.ln_f.bias"}) {
     CAPTURE(tensor);
     receipt::flip const fault{1, 2, item_of(t.path("good"), 1, 2, "after", tensor), 7, 3, true};
     CHECK_THROWS_WITH_AS(t.fit(tensor, "data=2", {.checkpoint_every = 1, .fault = fault}),
-                         doctest::Contains((std::string("step 3: on rank 1 ") + tensor).c_str()), error);
+                         doctest::Contains(("step 3: on rank 1 " + tensor).c_str()), error);
     CHECK(list_checkpoints(t.path(tensor)).back().filename() == "step-00000002");
     CHECK(receipt::recorded_steps(t.path(tensor) / "receipts").second == 2);
   }

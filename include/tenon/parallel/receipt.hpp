@@ -145,7 +145,7 @@ class recorder {
   /// State behind the update.
   void left(std::uint64_t sum) { state[behind++] = sum; }
   static std::uint64_t hash(exec::thread_pool& pool, void const* values, std::size_t bytes, index_t n, index_t first) {
-    constexpr index_t piece = index_t(1) << 16;
+    constexpr index_t piece = index_t(1) << 14;
     if (n <= piece || pool.size() == 1) return bit_sum(values, bytes, n, first);
     std::atomic<std::uint64_t> sum{0};
     pool.for_range(n, piece, [&](index_t begin, index_t end) {

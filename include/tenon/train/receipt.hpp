@@ -60,6 +60,7 @@ inline std::string begin_line(index_t step, std::string const& mesh) {
 /// What a rank did.
 inline std::string rank_line(recorder const& r, std::string const& mesh) {
   std::string out = begin_line(r.step(), mesh) + ",\"items\":[";
+  out.reserve(100 * r.items.size());
   for (auto const& i : r.items) {
     (out += out.back() == '[' ? "[\"" : ",[\"") += event_names[std::size_t(i.what)];
     out += "\",";
