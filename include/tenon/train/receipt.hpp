@@ -260,7 +260,7 @@ class keeper {
       io::detail::fail(file, "cannot write", code);
   }
 
-  train::any_trainer<World> const& trainer;
+  train::any_trainer<World> trainer;
   io::path steps, mine;
   json run;
   std::string mesh;
