@@ -52,7 +52,7 @@ void run(std::map<std::string, long>& flag) {
   for (long s = 0; s < flag["steps"]; ++s) {
     time(seconds, [&] { loss = t.step(tokens, targets).loss; });
     if (flag["receipts"]) {  // by turns
-      receipt::keeper keeper{train::any_trainer{t}, receipts, "", {}};
+      receipt::keeper keeper{train::any_trainer{t}, receipts};
       time(with_receipts, [&] {
         auto const r = t.step(tokens, targets);
         keeper.write({r.loss, r.grad_norm});

@@ -29,6 +29,7 @@ runs = [gpt + ["--mesh", "data=1"],
         gpt + ["--mesh", "pipeline=2", "--accumulate", "2"],
         gpt + half + ["--mesh", "data=2", "--zero", "1"],
         mixtral + ["--mesh", "expert=2"]]
+directions = {"forward": 1, "received": 1, "backward": -1, "received_back": -1}
 random.seed(11)
 
 
@@ -71,11 +72,14 @@ for n in range(flips):
     number = random.choice([i for i, item in enumerate(ranks[rank]) if item[0] == kind])
     event, micro_batch, layer, tensor, _ = ranks[rank][number]
     between = event == "after" and random.random() < 0.7  # memory changes between two steps
+    # Within the next layer, behind the hash of what it reads; of bits that no rounding hides.
+    within = event in directions and half[0] not in runs[which] and random.random() < 0.5
     step = random.randint(1, steps - between)
-    flip = f"{rank},{step},{number},{random.randrange(1 << 40)},{random.randrange(32)}" + (",behind" if between else "")
+    flip = f"{rank},{step},{number},{random.randrange(1 << 40)},{random.randrange(18, 32) if within else random.randrange(32)}" + (
+        ",behind" if between or within else "")
     where = os.path.join(folder, "bad")
     done = run("train_gpt_threads", runs[which], where, "--receipts", "--flip", flip)
-    kinds[event + (" between steps" if between else "")] += 1
+    kinds[event + (" between steps" if between else " within the next layer" if within else "")] += 1
     if between:
         good = done.returncode == 1 and re.search(
             f"step {step + 1}: on rank {rank} {re.escape(tensor)} is not what step {step} had left", done.stderr)
@@ -87,8 +91,15 @@ for n in range(flips):
         good = done.returncode == 0 and replay.returncode == 1
         if good:
             found = json.loads(replay.stdout)
-            good = (found["step"], found["ranks"], found["event"], found["layer"], found["tensor"],
-                    found["micro_batch"]) == (step, [rank], event, layer, tensor, micro_batch)
+            here = (found["event"], found["layer"])
+            if within:
+                good = found["step"] == step and (rank in found["ranks"] or here[0].startswith("received")) and (
+                    here[0] not in directions or here in (
+                        (event.replace("received_back", "backward").replace("received", "forward"),
+                         layer + directions[event]), ("received", layer), ("received_back", layer)))
+            else:
+                good = (found["step"], found["ranks"], found["event"], found["layer"], found["tensor"],
+                        found["micro_batch"]) == (step, [rank], event, layer, tensor, micro_batch)
         found_by["replay"] += bool(good)
     if not good:
         wrong.append((runs[which], flip, ranks[rank][number], said))
@@ -100,4 +111,17 @@ print(f"{flips} flipped bits on {len(runs)} meshes, {len(wrong)} not found or no
 print("flipped:", dict(sorted(kinds.items())))
 print(f"{2 * len(runs)} replays of undisturbed runs: nothing found")
 assert not wrong
+
+
+def refused(expected, where, *more):
+    said = run("replay", runs[1], where, *more)
+    assert said.returncode == 2 and expected in said.stderr and "Fix: " in said.stderr, (said.stdout, said.stderr)
+
+
+good = os.path.join(folder, "good-1")
+refused("there are no receipts", os.path.join(folder, "nothing"))
+refused("learning_rate is", good, "--learning-rate", "0.1")
+refused("steps 9 to 9 are asked for", good, "--step", "9")
+os.truncate(os.path.join(good, "receipts", "rank-0001.jsonl"), 100)
+refused("rank-0001.jsonl: has no receipt of step 1", good)
 shutil.rmtree(folder)

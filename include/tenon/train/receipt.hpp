@@ -163,13 +163,12 @@ inline std::pair<index_t, index_t> recorded_steps(io::path const& folder) {
   return steps;
 }
 
-/// The numbers that decide what a step does, whatever the mesh.
-template <class World>
-json describe_run(train::any_trainer<World> const& trainer, std::string const& text) {
-  json run = train::describe(trainer, text);
+namespace detail {
+/// The numbers that decide what a step does, whatever the mesh. @param run what a checkpoint says of itself
+template <class Options>
+json describe_run(json run, Options const& o) {
   for (char const* progress : {"format", "steps", "samples", "loss_scale", "loss_scale_good_steps"})
     run.erase(progress);
-  auto const& o = trainer.options;
   run["batch"] = o.batch;
   run["learning_rate"] = o.learning_rate;
   run["warmup_steps"] = o.schedule.warmup_steps;
@@ -180,41 +179,101 @@ json describe_run(train::any_trainer<World> const& trainer, std::string const& t
   return run;
 }
 
+/// The files of one rank.
+class files {
+ public:
+  receipt::recorder recorder;
+
+  files(io::path folder_of_run, int number, json description, std::string ranks)
+      : folder(std::move(folder_of_run)), rank(number), run(std::move(description)), mesh(std::move(ranks)) {}
+  /// By rank 0, before any opens its own: the folder, and what lies in it cut behind `step`.
+  void prepare(index_t step) const {
+    if (rank != 0) return;
+    std::error_code code;
+    std::filesystem::create_directories(folder, code);
+    if (code) io::detail::fail(folder, "cannot create the folder", code.value());
+    for (auto const& entry : std::filesystem::directory_iterator(folder))
+      if (entry.path().extension() == ".jsonl") {
+        if (step > 0) cut_behind(entry.path(), step);
+        else std::filesystem::remove(entry.path());
+      }
+  }
+  void open() {
+    mine = open(folder / rank_file(rank));
+    if (rank == 0) steps = open(folder / steps_file);
+  }
+  /// The state that the run begins with is what the receipt of that step says, or is written down where there is none.
+  void check_state() const {
+    if (rank != 0) return;
+    io::path const file = folder / steps_file;
+    auto const line = step_line(recorder, mesh, run, nullptr);
+    auto const written = read_lines(file, recorder.step(), recorder.step());
+    if (written.empty()) return put(steps, steps_file, line);
+    auto const found = json::parse(line);
+    for (std::size_t t = 1; t < total_names.size(); ++t)
+      if (auto const& then = written.begin()->second; then.value(total_names[t], json()) != found.at(total_names[t]))
+        throw file_error(file.string(), "the state after step " + std::to_string(recorder.step()) + " (" +
+                                            total_names[t] +
+                                            ") is not what the run had then: the checkpoint was damaged before it "
+                                            "was written. Fix: remove that checkpoint to resume from an older one.");
+  }
+  void write(step_numbers const& s) const {
+    put(mine, rank_file(rank), rank_line(recorder, mesh));
+    if (rank == 0) put(steps, steps_file, step_line(recorder, mesh, run, &s));
+  }
+
+ private:
+  static io::detail::descriptor open(io::path const& file) {
+    auto made = io::detail::descriptor::open(file, O_WRONLY | O_APPEND | O_CREAT);
+    if (!made) io::detail::fail(file, "cannot write", errno);
+    return made;
+  }
+  void put(io::detail::descriptor const& to, std::string const& name, std::string const& line) const {
+    if (int const code = io::detail::write_all(to.get(), line.data(), line.size()))
+      io::detail::fail(folder / name, "cannot write", code);
+  }
+  io::path folder;
+  int rank;
+  json run;
+  std::string mesh;
+  io::detail::descriptor mine, steps;
+};
+}  // namespace detail
+
 /// Writes receipts of a trainer's steps while it lives. Every rank makes one and calls the same functions.
 /// @error file_error: the folder cannot be written, or the state is not what it says of this step
 template <class World>
 class keeper {
  public:
-  keeper(train::any_trainer<World> const& t, io::path const& folder, std::string const& text,
-         std::optional<flip> const& fault)
-      : trainer(t), steps(folder / steps_file), mine(folder / rank_file(t.world.rank())), run(describe_run(t, text)),
-        mesh(to_string(t.mesh) + ", zero " + std::to_string(t.zero) + ", accumulate " +
-             std::to_string(t.options.accumulate) + (t.sequence_parallel ? ", sequence_parallel" : "")) {
-    auto& world = t.world;
-    agree([&] {
-      if (world.rank() == 0) make(folder);
-    });
-    if (fault && fault->rank == world.rank()) recorder.fault = *fault;
-    agree([&] {
-      files[0] = open(mine);
-      if (world.rank() == 0) files[1] = open(steps);
-    });
-    trainer.record_receipts(&recorder);
-    agree([&] {
-      if (world.rank() == 0) compare_state();
-    });
+  /// @param text what the data is, e.g. a digest @param fault for tests
+  keeper(train::any_trainer<World> const& t, io::path const& folder, std::string const& text = "",
+         std::optional<flip> const& fault = {})
+      : trainer(t),
+        files(folder, t.world.rank(), detail::describe_run(train::describe(t, text), t.options), ranks_of(t)) {
+    agree([&] { files.prepare(t.steps); });
+    agree([&] { files.open(); });
+    if (fault && fault->rank == t.world.rank()) files.recorder.fault = fault;
+    try {
+      trainer.record_receipts(&files.recorder);
+      agree([&] { files.check_state(); });
+    } catch (...) {
+      trainer.record_receipts(nullptr);
+      throw;
+    }
   }
   ~keeper() { trainer.record_receipts(nullptr); }
   keeper(keeper const&) = delete;
   keeper& operator=(keeper const&) = delete;
 
   /// The step that was done.
-  void write(step_numbers const& s) {
-    put(files[0], mine, detail::rank_line(recorder, mesh));
-    if (files[1]) put(files[1], steps, detail::step_line(recorder, mesh, run, &s));
-  }
+  void write(step_numbers const& s) const { files.write(s); }
 
  private:
+  /// On which two runs do the same things, rank by rank.
+  static std::string ranks_of(train::any_trainer<World> const& t) {
+    return to_string(t.mesh) + ", zero " + std::to_string(t.zero) + ", accumulate " +
+           std::to_string(t.options.accumulate) + (t.sequence_parallel ? ", sequence_parallel" : "");
+  }
   template <class F>
   void agree(F&& part) {
     std::string fault;
@@ -226,46 +285,8 @@ class keeper {
     fault = comm::first_sentence(trainer.world, fault);
     if (!fault.empty()) throw file_error(fault);
   }
-  void make(io::path const& folder) {
-    std::error_code code;
-    std::filesystem::create_directories(folder, code);
-    if (code) io::detail::fail(folder, "cannot create the folder", code.value());
-    for (auto const& entry : std::filesystem::directory_iterator(folder))
-      if (entry.path().extension() == ".jsonl") {
-        if (trainer.steps > 0) detail::cut_behind(entry.path(), trainer.steps);
-        else std::filesystem::remove(entry.path());
-      }
-  }
-  /// Of the step that the run begins behind: as that step's receipt says, where there is one.
-  void compare_state() {
-    auto const line = detail::step_line(recorder, mesh, run, nullptr);
-    auto const written = detail::read_lines(steps, trainer.steps, trainer.steps);
-    if (written.empty()) return put(files[1], steps, line);
-    auto const found = json::parse(line);
-    for (std::size_t t = 1; t < total_names.size(); ++t)
-      if (auto const& then = written.begin()->second; then.value(total_names[t], json()) != found.at(total_names[t]))
-        throw file_error(steps.string(), "the state after step " + std::to_string(trainer.steps) + " (" +
-                                             total_names[t] +
-                                             ") is not what the run had then: the checkpoint was "
-                                             "damaged before it was written. Fix: remove that "
-                                             "checkpoint to resume from an older one.");
-  }
-  static io::detail::descriptor open(io::path const& file) {
-    auto made = io::detail::descriptor::open(file, O_WRONLY | O_APPEND | O_CREAT);
-    if (!made) io::detail::fail(file, "cannot write", errno);
-    return made;
-  }
-  static void put(io::detail::descriptor& to, io::path const& file, std::string const& line) {
-    if (int const code = io::detail::write_all(to.get(), line.data(), line.size()))
-      io::detail::fail(file, "cannot write", code);
-  }
-
   train::any_trainer<World> trainer;
-  io::path steps, mine;
-  json run;
-  std::string mesh;
-  receipt::recorder recorder;
-  io::detail::descriptor files[2];  ///< this rank's, and on rank 0 the steps'
+  detail::files files;
 };
 
 /// The first thing in which a run is not what was computed again.
