@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// links: train_gpt_kernels
 // What checkpoints cost: how fast one is written beside `dd`, read and loaded, and what saving takes from the steps.
 //   checkpoint_bench FOLDER --layers=6 --width=512 --vocabulary=32768 --context=128 --batch=8 --steps=10 --rounds=5 --threads=2
 #include <algorithm>
@@ -15,6 +16,8 @@
 #include <tenon/models/gpt2.hpp>
 #include <tenon/train/checkpoint.hpp>
 #include <tenon/train/trainer.hpp>
+
+#include "kernels.hpp"
 
 namespace {
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// links: train_gpt_kernels
 // Two ranks as threads against one rank with two threads, and `bitwise` against `fast` on the
 // same mesh (fast sums are single chains, which tensor ranks cannot share): steps of a
 // GPT-2 shape on random tokens, the configurations by turns. Prints a table of medians.
@@ -14,6 +15,8 @@
 #include <tenon/comm/threads.hpp>
 #include <tenon/models/gpt2.hpp>
 #include <tenon/train/trainer.hpp>
+
+#include "kernels.hpp"
 
 namespace {
 

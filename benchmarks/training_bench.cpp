@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// links: train_gpt_kernels
 // One training loop of a GPT-2 shape on random tokens, for benchmarks/training.py. Prints one JSON object.
 //   training_bench --layers=6 --width=384 --heads=6 --context=256 --vocabulary=256 --batch=8 --steps=8 --threads=2 [--table] [--fast] [--receipts]
 #include <algorithm>
@@ -17,6 +18,8 @@
 
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include "kernels.hpp"
 
 namespace {
 

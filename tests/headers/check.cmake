@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #
-# Compiles each header that matches ROOT/tenon/GLOB, but for LEFT_OUT, alone, included twice, with COMPILER and FLAGS;
-# other libraries' headers are found in INCLUDES. nvcc, which takes seconds per file, gets one file with all of them:
-# that each is complete alone is shown by the other compilers.
+# Compiles each header that matches ROOT/tenon/GLOB, but for LEFT_OUT, included twice, with COMPILER and FLAGS: alone, or
+# with TOGETHER all in one file. Other libraries' headers are found in INCLUDES.
 cmake_minimum_required(VERSION 3.25)
 if(NOT DEFINED PREFIX)
   set(PREFIX tenon/)
 endif()
-if(GLOB MATCHES "/")
-  file(GLOB_RECURSE headers RELATIVE ${ROOT} ${ROOT}/${PREFIX}${GLOB})
-else()
-  file(GLOB headers RELATIVE ${ROOT} ${ROOT}/${PREFIX}${GLOB})
-endif()
+file(GLOB_RECURSE headers RELATIVE ${ROOT} ${ROOT}/${PREFIX}${GLOB})
 list(REMOVE_ITEM headers "" ${LEFT_OUT})
 list(SORT headers)
 set(system -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX)
@@ -22,21 +17,22 @@ file(MAKE_DIRECTORY ${WORK})
 set(bad 0)
 set(count 0)
 
+set(command ${COMPILER} ${FLAGS} -Werror -I${ROOT} ${system} -fsyntax-only)
+set(ending cpp)
 if(COMPILER MATCHES "nvcc[^/]*$")
-  set(source ${WORK}/all.cu)
-  set(text "")
-  foreach(twice RANGE 1)
-    foreach(header IN LISTS headers)
-      string(APPEND text "#include <${header}>\n")
-    endforeach()
-  endforeach()
-  file(WRITE ${source} "${text}")
-  execute_process(COMMAND ${COMPILER} -std=c++20 -x cu -arch=sm_80 -c -ccbin ${HOST} -I${ROOT} ${system}
-    -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Werror all-warnings -o ${WORK}/all.o ${source}
+  set(command ${COMPILER} -std=c++20 -x cu -arch=sm_80 -c -ccbin ${HOST} -I${ROOT} ${system}
+    -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Werror all-warnings -o ${WORK}/all.o)
+  set(ending cu)
+endif()
+if(TOGETHER)
+  list(JOIN headers ">\n#include <" text)
+  set(text "#include <${text}>\n")
+  file(WRITE ${WORK}/all.${ending} "${text}${text}")
+  execute_process(COMMAND ${command} ${WORK}/all.${ending}
     RESULT_VARIABLE result ERROR_VARIABLE output OUTPUT_VARIABLE output)
   if(NOT result EQUAL 0)
     message(NOTICE "${output}")
-    message(FATAL_ERROR "tenon/${GLOB} does not compile with ${COMPILER}")
+    message(FATAL_ERROR "${PREFIX}${GLOB} does not compile with ${COMPILER}")
   endif()
   return()
 endif()
@@ -45,7 +41,7 @@ foreach(header IN LISTS headers)
   string(REPLACE "/" "." name ${header})
   set(source ${WORK}/${name}.cpp)
   file(WRITE ${source} "#include <${header}>\n#include <${header}>\n")
-  execute_process(COMMAND ${COMPILER} ${FLAGS} -Werror -I${ROOT} ${system} -fsyntax-only ${source}
+  execute_process(COMMAND ${command} ${source}
     RESULT_VARIABLE result ERROR_VARIABLE output OUTPUT_VARIABLE output)
   math(EXPR count "${count} + 1")
   if(NOT result EQUAL 0)

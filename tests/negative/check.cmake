@@ -2,6 +2,7 @@
 #
 # One negative-compile case: CASE must not compile with any of COMPILERS and must print its sentence (MUST=FAIL), or must
 # compile (MUST=COMPILE). Where a line `// right: ...` follows the wrong one, the case must compile with what is right.
+# What the case includes of tenon/train is read from PRECOMPILED, see precompile.cmake.
 cmake_minimum_required(VERSION 3.25)
 separate_arguments(COMPILERS UNIX_COMMAND "${COMPILERS}")
 separate_arguments(FLAGS UNIX_COMMAND "${FLAGS}")
@@ -30,8 +31,14 @@ if(NOT right STREQUAL text)
   file(WRITE ${repaired} "${right}")
 endif()
 
+set(number 0)
 foreach(compiler IN LISTS COMPILERS)
-  execute_process(COMMAND ${compiler} ${FLAGS} ${more_flags} -fsyntax-only ${CASE}
+  set(command ${compiler} ${FLAGS} ${more_flags} -fsyntax-only)
+  if(PRECOMPILED AND text MATCHES "#include <tenon/train/")
+    list(APPEND command -include ${PRECOMPILED}/${number}/tenon.hpp)
+  endif()
+  math(EXPR number "${number} + 1")
+  execute_process(COMMAND ${command} ${CASE}
     RESULT_VARIABLE result ERROR_VARIABLE output OUTPUT_VARIABLE output)
   if(MUST STREQUAL "COMPILE")
     if(NOT result EQUAL 0)
@@ -50,7 +57,7 @@ foreach(compiler IN LISTS COMPILERS)
     endif()
   endforeach()
   if(repaired)
-    execute_process(COMMAND ${compiler} ${FLAGS} ${more_flags} -fsyntax-only ${repaired}
+    execute_process(COMMAND ${command} ${repaired}
       RESULT_VARIABLE result ERROR_VARIABLE output OUTPUT_VARIABLE output)
     if(NOT result EQUAL 0)
       message(NOTICE "${output}")

@@ -11,7 +11,11 @@ if(TENON_CLANG AND NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
 endif()
 list(JOIN negative_compilers " " negative_compilers)
 list(JOIN TENON_COMPILE_FLAGS " " negative_flags)
-set(negative_check ${CMAKE_COMMAND} "-DCOMPILERS=${negative_compilers}" "-DFLAGS=${negative_flags}")
+set(negative_command ${CMAKE_COMMAND} "-DCOMPILERS=${negative_compilers}" "-DFLAGS=${negative_flags}")
+set(negative_headers ${CMAKE_CURRENT_BINARY_DIR}/negative_headers)
+add_test(NAME negative.precompile COMMAND ${negative_command} -DINTO=${negative_headers}
+  -P ${CMAKE_CURRENT_LIST_DIR}/precompile.cmake)
+set_tests_properties(negative.precompile PROPERTIES LABELS "unit;negative" TIMEOUT 300 FIXTURES_SETUP negative_headers)
 
 file(GLOB cases CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_LIST_DIR} ${CMAKE_CURRENT_LIST_DIR}/*/*.cpp)
 foreach(case IN LISTS cases)
@@ -23,13 +27,13 @@ foreach(case IN LISTS cases)
   elseif(case MATCHES "^ok/")
     set(must COMPILE)
   endif()
-  add_test(NAME ${name} COMMAND ${negative_check} -DCASE=${CMAKE_CURRENT_LIST_DIR}/${case} -DMUST=${must}
-    -P ${CMAKE_CURRENT_LIST_DIR}/check.cmake)
-  set_tests_properties(${name} PROPERTIES LABELS "unit;negative" TIMEOUT 120)
+  add_test(NAME ${name} COMMAND ${negative_command} -DPRECOMPILED=${negative_headers}
+    -DCASE=${CMAKE_CURRENT_LIST_DIR}/${case} -DMUST=${must} -P ${CMAKE_CURRENT_LIST_DIR}/check.cmake)
+  set_tests_properties(${name} PROPERTIES LABELS "unit;negative" TIMEOUT 120 FIXTURES_REQUIRED negative_headers)
 endforeach()
 
 function(add_negative_sample sample must sentence)
-  add_test(NAME negative.catches.${sample} COMMAND ${negative_check} -DCASE=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/samples/${sample}.cpp
+  add_test(NAME negative.catches.${sample} COMMAND ${negative_command} -DCASE=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/samples/${sample}.cpp
     -DMUST=${must} -P ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/check.cmake)
   set_tests_properties(negative.catches.${sample} PROPERTIES LABELS "unit;negative" TIMEOUT 120
     PASS_REGULAR_EXPRESSION "${sentence}")
