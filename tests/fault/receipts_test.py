@@ -85,6 +85,10 @@ for n in range(flips):
             f"step {step + 1}: on rank {rank} {re.escape(tensor)} is not what step {step} had left", done.stderr)
         found_by["the run"] += bool(good)
         said = done.stderr
+    elif event == "read" and done.returncode == 1:  # a part of it that this rank itself updates
+        good = re.search(rf"step {step}: on rank {rank} (rounded\.)?{re.escape(tensor)} is not what", done.stderr)
+        found_by["the run"] += bool(good)
+        said = done.stderr
     else:
         replay = run("replay", runs[which], where)
         said = replay.stdout + replay.stderr + done.stderr
@@ -96,7 +100,7 @@ for n in range(flips):
                 good = found["step"] == step and (rank in found["ranks"] or here[0].startswith("received")) and (
                     here[0] not in directions or here in (
                         (event.replace("received_back", "backward").replace("received", "forward"),
-                         layer + directions[event]), ("received", layer), ("received_back", layer)))
+                         layer + directions[event]), ("received", layer), ("received_back", layer), ("backward", 6)))
             else:
                 good = (found["step"], found["ranks"], found["event"], found["layer"], found["tensor"],
                         found["micro_batch"]) == (step, [rank], event, layer, tensor, micro_batch)

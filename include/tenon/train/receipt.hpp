@@ -356,12 +356,10 @@ inline bool compare_ranks(std::vector<std::pair<json, json>> const& ranks, compa
     auto const &run = ranks[r].first.at("items"), &again = ranks[r].second.at("items");
     if (run.size() != again.size()) return false;
     c.hashes += index_t(run.size());
-    bool deviates = false;
     for (std::size_t i = 0; i < run.size(); ++i) {
       for (std::size_t k = 0; k < 4; ++k)
         if (run[i].at(k) != again[i].at(k)) return false;
-      if (deviates || run[i].at(4) == again[i].at(4)) continue;
-      deviates = true;  // the rest of this rank follows from it
+      if (run[i].at(4) == again[i].at(4)) continue;
       auto const here = place_of(run[i]);
       if (!first || here < *first) {
         first = here;
@@ -369,7 +367,7 @@ inline bool compare_ranks(std::vector<std::pair<json, json>> const& ranks, compa
         run[i].at(0).get_to(d.event), run[i].at(1).get_to(d.micro_batch), run[i].at(2).get_to(d.layer);
         run[i].at(3).get_to(d.tensor), again[i].at(4).get_to(d.expected), run[i].at(4).get_to(d.got);
       }
-      if (here == *first) d.ranks.push_back(int(r));
+      if (here == *first && (d.ranks.empty() || d.ranks.back() != int(r))) d.ranks.push_back(int(r));
     }
   }
   return true;
