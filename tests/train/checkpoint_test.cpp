@@ -263,7 +263,7 @@ TEST_CASE("checkpoint: which stay") {
 
 TEST_CASE("checkpoint: tensors lie in the copy as they do in their files, from a page on") {
   alone t{shape, options(1)};
-  auto const tensors = train::checkpoint_tensors(train::any_trainer(t), 3);
+  auto const tensors = train::checkpoint_tensors(train::any_trainer(t), 2);
   std::set<std::string> files;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     auto const& now = tensors[i];
@@ -277,7 +277,7 @@ TEST_CASE("checkpoint: tensors lie in the copy as they do in their files, from a
     CHECK(before.name < now.name);
     CHECK(before.begin + before.spec->size() == now.begin);
   }
-  CHECK(files.size() == 6);
+  CHECK(files.size() == 4);
 }
 
 TEST_CASE("checkpoint: shares are even") {
