@@ -62,10 +62,14 @@ struct thread_world {
   void leave(int rank);
   void fail(int rank);
   void fail(int rank, std::exception_ptr why, std::string what);
+  /// What a rank gets because another has failed, or its own other thread.
+  struct followed : error {
+    using error::error;
+  };
   void check() {
     if (!failed.load(std::memory_order_acquire)) return;
     std::lock_guard lock(mutex);
-    throw error(errc::comm_failed, text);
+    throw followed(errc::comm_failed, text);
   }
 
   struct alignas(cache_line_bytes) rank_counters : counters {};
@@ -132,6 +136,8 @@ inline void thread_world::fail(int rank) {
   try {
     if (why) std::rethrow_exception(why);
     what += "an exception is on its way";
+  } catch (followed const&) {
+    return;  // no reason of its own: a stream's, whose rank is about to say the real one
   } catch (std::exception const& e) {
     what += e.what();
   } catch (...) {
@@ -190,6 +196,7 @@ class threads {
     }
     for (auto& t : others) t.join();
     if (world->failure) std::rethrow_exception(world->failure);
+    world->check();
   }
 
   int rank() const { return me; }
