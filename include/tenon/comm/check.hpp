@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <span>
 #include <string>
 #include <string_view>
@@ -51,6 +52,19 @@ std::string first_sentence(C& c, std::string const& mine) {
   for (int r = 0; r < c.size(); ++r)
     if (has[std::size_t(r)]) return detail::broadcast_text(c, mine, r);
   return {};
+}
+
+/// Every rank does its part; what goes wrong on any is thrown on all, as an `Error` with its words.
+template <class Error, class C, class F>
+void agree(C& c, F&& part) {
+  std::string fault;
+  try {
+    part();
+  } catch (std::exception const& e) {
+    fault = e.what();
+  }
+  fault = first_sentence(c, fault);
+  if (!fault.empty()) throw Error(fault);
 }
 
 /// Seconds to wait for all ranks at the start: TENON_START_TIMEOUT of the environment, or 60.

@@ -238,17 +238,9 @@ class checkpoint_writer {
  private:
   using json = nlohmann::ordered_json;
 
-  /// Every rank does its part; what goes wrong on any is thrown on all.
   template <class F>
   void agree(F&& part) {
-    std::string fault;
-    try {
-      part();
-    } catch (std::exception const& e) {
-      fault = e.what();
-    }
-    fault = comm::first_sentence(group, fault);
-    if (!fault.empty()) throw file_error(fault);
+    comm::agree<file_error>(group, part);
   }
   void write() noexcept {
     try {
@@ -359,15 +351,10 @@ template <class World>
 void load_checkpoint(any_trainer<World> const& trainer, io::path const& folder, std::string const& text) {
   auto& world = trainer.world;
   std::optional<checkpoint_files> files;
-  std::string fault;
-  try {
+  comm::agree<broken_checkpoint>(world, [&] {
     files.emplace(folder);
     files->verify(world.rank(), world.size());
-  } catch (std::exception const& e) {
-    fault = e.what();
-  }
-  fault = comm::first_sentence(world, fault);
-  if (!fault.empty()) throw broken_checkpoint(fault);
+  });
   auto const& found = files->state();
   optim::loss_scale scaler;
   index_t steps = 0, samples = 0;

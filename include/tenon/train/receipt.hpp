@@ -276,14 +276,7 @@ class keeper {
   }
   template <class F>
   void agree(F&& part) {
-    std::string fault;
-    try {
-      part();
-    } catch (std::exception const& e) {
-      fault = e.what();
-    }
-    fault = comm::first_sentence(trainer.world, fault);
-    if (!fault.empty()) throw file_error(fault);
+    comm::agree<file_error>(trainer.world, part);
   }
   train::any_trainer<World> trainer;
   detail::files files;
